@@ -1,0 +1,76 @@
+/*
+ * config: the configuration file, read once into an immutable tree.
+ *
+ *      [gateway]                       all keys optional
+ *      workers = 2                     threads; default: CPUs, 4 at most
+ *      allow-uri = no                  may a toolstack's params be an NBD URI instead of a name?
+ *      lock = /run/blkgate/lock        one daemon only
+ *      domid = 0                       our domain, where xenstore does not say
+ *      connect-timeout = 8             seconds
+ *      log-level = info                error, warning, info, debug
+ *
+ *      [disk NAME]                     NAME: letters, digits, . _ -
+ *      export = nbd://host/name        nbd, nbds, nbd+unix, nbds+unix (required)
+ *      read-only = no
+ *      accept-volatile = no            serve although the server can neither flush nor FUA
+ *      shared = no                     may it be attached writable more than once?
+ *      worker = 0                      pin to a worker; default: the least loaded
+ *      tls-certificates = DIR          for nbds
+ *      tls-psk-file = FILE
+ *      tls-username = NAME
+ *
+ * Every mistake is an error that names file:line, the key, and what to write instead; all of them
+ * are reported, none is guessed around (an unknown key, a duplicate, a missing export ...).
+ * Ownership: struct config owns everything below it; read-only after config_load, so any thread
+ * may read it without a lock.
+ */
+#ifndef BLKGATE_GATEWAY_CONFIG_H
+#define BLKGATE_GATEWAY_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct config_disk {
+    char *name; /* for one made from a URI: the URI */
+    char *export_uri;
+    char *tls_certificates; /* NULL: not given; likewise the next two */
+    char *tls_psk_file;
+    char *tls_username;
+    bool readonly;
+    bool accept_volatile;
+    bool shared;
+    int worker; /* -1: any */
+};
+
+struct config {
+    unsigned workers;
+    bool allow_uri;
+    char *lock_path;
+    uint16_t domid;
+    uint32_t connect_timeout_ms;
+    int log_level; /* enum log_level */
+    size_t disk_count;
+    struct config_disk *disks;
+};
+
+/* Reads and checks a file. Each mistake is one call of complain("FILE:LINE: text"). -EINVAL if
+ * there was any, -errno if the file cannot be read (also complained about). */
+int config_load(const char *path, void (*complain)(void *arg, const char *text), void *arg,
+                struct config **ret_config);
+void config_free(struct config *config); /* NULL is fine */
+
+/* The effective configuration, as a file that config_load would read back the same. */
+void config_print(const struct config *config, FILE *out);
+
+const struct config_disk *config_disk_find(const struct config *config, const char *name);
+
+/* 0 if `uri` is one blkgate can use; else -EINVAL and the reason, with what to write instead. */
+int config_uri_check(const char *uri, char *ret_reason, size_t reason_bytes);
+
+/* A disk of its own for a URI that a toolstack named (allow-uri): defaults for all else. */
+int config_disk_from_uri(const char *uri, struct config_disk **ret_disk);
+void config_disk_free(struct config_disk *disk); /* only for config_disk_from_uri's; NULL is fine */
+
+#endif

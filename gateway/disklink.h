@@ -1,0 +1,115 @@
+/*
+ * disklink: the seam between the two halves of a guest's disk.
+ *
+ * A vbd (the disk as xenstore sees it, on the xenstore thread) and a disk (the disk as data, on a
+ * worker) share nothing but this. It holds one *order*, what the vbd wants, and one *report*, what
+ * the disk is; each side overwrites its own and reads the other's, under the link's lock, and is
+ * told through its mailbox that the other changed. There is no queue: only the latest counts.
+ *
+ * A *life* is one opening of the disk, numbered by the vbd. It goes
+ *
+ *      order OPEN ------> report OPENING, then READY (the server answered: properties are valid)
+ *                                          or  LOST (it could not be reached or used: reason)
+ *      order CONNECT ---> report CONNECTED (the rings are served)
+ *                                          or  REFUSED (they cannot be mapped or bound: reason)
+ *      (the server goes)  report LOST: requests in flight are held, unanswered, until
+ *      order FAIL ------> reads and writes are answered ERROR, flushes are kept back
+ *      order CLOSE -----> answer all, drain, flush, unmap, disconnect: report CLOSED, within
+ *                         LIMIT_CLOSE_MS whatever the server does
+ *      order END -------> as CLOSE, then report ENDED: the worker has forgotten the disk, and the
+ *                         vbd may destroy the link
+ *
+ * Rules: orders of a life come in that order and may skip; a new OPEN (life + 1) comes only after
+ * CLOSED of the life before; nothing comes after END. A report of an older life than the order's
+ * is stale, and is read as "not there yet". CLOSE and END are legal at any time.
+ *
+ * Law 6 makes FAIL a step of its own: the vbd first shows backend state 5, so that Linux marks the
+ * disk dead, and only then does anything in flight come back with an error.
+ */
+#ifndef BLKGATE_GATEWAY_DISKLINK_H
+#define BLKGATE_GATEWAY_DISKLINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/blkif.h"
+#include "proto/limits.h"
+
+struct config_disk;
+struct disklink;
+struct mailbox;
+
+/* Fixed for the life of the link. `config` must outlive it. */
+struct disklink_spec {
+    char name[96];                    /* for the log: "5/xvda (root)" */
+    const struct config_disk *config; /* export and its options */
+    uint16_t domid;                   /* the frontend's domain */
+    bool readonly;                    /* mode `r`, or the config says so */
+    uint32_t connect_timeout_ms;
+};
+
+enum disk_want {
+    DISK_WANT_OPEN,
+    DISK_WANT_CONNECT,
+    DISK_WANT_FAIL,
+    DISK_WANT_CLOSE,
+    DISK_WANT_END,
+};
+
+struct disk_ring {
+    uint32_t page_count; /* 1 .. LIMIT_RING_PAGES */
+    uint32_t refs[LIMIT_RING_PAGES];
+    uint32_t event_channel; /* the frontend's port */
+};
+
+struct disk_order {
+    uint32_t life;
+    enum disk_want want;
+    /* for CONNECT: */
+    enum blkif_abi abi;
+    uint32_t queue_count; /* 1 .. LIMIT_QUEUES */
+    struct disk_ring queue[LIMIT_QUEUES];
+};
+
+enum disk_phase {
+    DISK_OPENING,
+    DISK_READY,
+    DISK_CONNECTED,
+    DISK_REFUSED,
+    DISK_LOST,
+    DISK_CLOSED,
+    DISK_ENDED,
+};
+
+struct disk_properties {
+    uint64_t capacity_sectors;
+    bool readonly;                 /* by mode, config or server */
+    bool flush;                    /* publish feature-flush-cache */
+    uint32_t physical_sector_bytes; /* 512 .. 4096 */
+};
+
+struct disk_report {
+    uint32_t life;
+    enum disk_phase phase;
+    struct disk_properties properties; /* from READY on */
+    char reason[LIMIT_REASON_BYTES];   /* LOST, REFUSED: why; CLOSED: "" or what was not flushed */
+};
+
+/* The vbd's side. `changed` runs on vbd_box's thread after each new report. The disk side is told
+ * through disk_box; the caller hands the link to a worker (worker_place_disk). */
+int disklink_create(const struct disklink_spec *spec, struct mailbox *vbd_box,
+                    void (*changed)(void *arg), void *arg, struct disklink **ret_link);
+void disklink_destroy(struct disklink *link); /* after ENDED, or if never placed; NULL is fine */
+void disklink_order(struct disklink *link, const struct disk_order *order);
+void disklink_report(struct disklink *link, struct disk_report *ret_report);
+
+/* The disk's side. */
+const struct disklink_spec *disklink_spec(const struct disklink *link);
+void disklink_attach(struct disklink *link, struct mailbox *disk_box, void (*changed)(void *arg),
+                     void *arg);
+/* Worker thread: no more calls of `changed`, and reports still reach the vbd. */
+void disklink_detach(struct disklink *link);
+void disklink_current_order(struct disklink *link, struct disk_order *ret_order);
+void disklink_publish(struct disklink *link, const struct disk_report *report);
+
+#endif

@@ -1,0 +1,54 @@
+/*
+ * limits: every bound of blkgate, each with its reason (law 10, "Bounded").
+ *
+ * A number that limits memory, time, descriptors, retries or log lines lives here and nowhere
+ * else. Units are the last word of each name.
+ */
+#ifndef BLKGATE_PROTO_LIMITS_H
+#define BLKGATE_PROTO_LIMITS_H
+
+enum limits {
+    /* -- sizes given by the interfaces we speak -------------------------------------------- */
+    LIMIT_SECTOR_BYTES = 512,     /* blkif counts in 512-byte sectors whatever the disk is */
+    LIMIT_PAGE_BYTES = 4096,      /* a grant is one 4 KiB frame on x86 and arm alike */
+    LIMIT_PAGE_SECTORS = 8,       /* last_sect may be 7 at most */
+    LIMIT_SEGMENTS_DIRECT = 11,   /* BLKIF_MAX_SEGMENTS_PER_REQUEST, fixed by the slot's size */
+    LIMIT_SLOT_BYTES = 112,       /* the largest ring slot of the three ABIs */
+    LIMIT_RING_PAGES = 16,        /* ring order 4: what xen-blkback offers, so what guests may use */
+    LIMIT_RING_SLOTS = 512,       /* 16 pages of 112- or 108-byte slots, rounded down to 2^n */
+    LIMIT_GRANT_COPY_BATCH = 16,  /* gntdev's operations in one hypercall (GNTDEV_COPY_BATCH) */
+    LIMIT_XENSTORE_BYTES = 2048,  /* the longest value a xenstore client may write by quota */
+    LIMIT_XENSTORE_PATH_BYTES = 512,  /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
+    LIMIT_EXPORT_NAME_BYTES = 4096,   /* NBD's longest export name */
+    LIMIT_NBD_COMMAND_BYTES = 1 << 25, /* 32 MiB: above it qemu-nbd drops the connection */
+
+    /* -- what one guest may use -------------------------------------------------------------- */
+    LIMIT_QUEUES = 16,         /* rings of one disk; beyond a host's CPUs they bring nothing */
+    LIMIT_REASON_BYTES = 192,  /* an error text in xenstore and log: one line on a terminal */
+
+    /* -- the daemon -------------------------------------------------------------------------- */
+    LIMIT_WORKERS = 64,            /* threads; more than the CPUs of a big dom0 is a mistake */
+    LIMIT_DISKS = 4096,            /* vbds served at once: a dom0's event channels end there */
+    LIMIT_CONNECT_THREADS = 256,   /* connects under way; beyond it they queue (256 KiB stacks) */
+    LIMIT_SLAB_BYTES = 64 << 20,   /* data in flight per worker; touched pages only cost memory */
+    LIMIT_COMMANDS_IN_FLIGHT = 64, /* per connection: libnbd searches its list linearly */
+    LIMIT_ROUNDS_PER_TURN = 8,     /* work rounds before the loop looks at its fds again */
+    LIMIT_EVENTS_PER_TURN = 256,   /* event channels read before the loop turns */
+    LIMIT_REPLIES_PER_TURN = 128,  /* replies of one connection before another one's are read */
+    LIMIT_CONFIG_BYTES = 1 << 20,  /* a config file beyond it is not a config file */
+
+    /* -- time -------------------------------------------------------------------------------- */
+    LIMIT_CONNECT_MS = 8000,       /* one connect, handshake included: libxl waits 10 s for 2 */
+    LIMIT_CLOSE_MS = 8000,         /* answer, drain, flush, disconnect: libxl waits 10 s for 6 */
+    LIMIT_STOP_MS = 15000,         /* SIGTERM to exit, all disks; systemd waits 90 s */
+    LIMIT_UNCLAIMED_MS = 3000,     /* a vbd node still in state 1: no xen-blkback will claim it */
+    LIMIT_XENSTORE_HEARTBEAT_MS = 5000, /* a dead xenstored is silent: ask it */
+    LIMIT_XENSTORE_RETRY_MS = 1000,
+    LIMIT_BIND_RETRY_MS = 1000,    /* an event channel still held by a predecessor */
+
+    /* -- log ---------------------------------------------------------------------------------- */
+    LIMIT_LOG_LINES = 5,           /* of one kind, for one disk ... */
+    LIMIT_LOG_WINDOW_MS = 10000,   /* ... in this time; then one line that counts the rest */
+};
+
+#endif

@@ -1,0 +1,65 @@
+/*
+ * ring: the backend's side of one shared ring (xen/io/ring.h), the only code that touches its
+ * shared words.
+ *
+ * The shared page begins with req_prod, req_event, rsp_prod, rsp_event (u32 each) and pads to 64
+ * bytes, then come `slots` (a power of two) slots of blkif_slot_bytes. All indices run freely
+ * modulo 2^32.
+ *
+ * Invariants:
+ *  1. responses put <= requests taken <= responses put + slots: no response overwrites a request
+ *     that was not taken, whatever the guest writes.
+ *  2. A shared word is read once per decision (law 3); nothing shared is kept as an index.
+ *  3. What the guest reads after seeing rsp_prod was written before it (release), and a slot is
+ *     read after req_prod was (acquire).
+ *  4. A guest whose req_prod runs more than a ring ahead has broken the ring: -EPROTO from then
+ *     on, until it is attached anew. No loop, no trust in later values.
+ *
+ * Pure: the memory belongs to the caller and must outlive the ring.
+ */
+#ifndef BLKGATE_PROTO_RING_H
+#define BLKGATE_PROTO_RING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/blkif.h"
+#include "proto/limits.h"
+
+struct ring {
+    volatile uint8_t *shared;
+    enum blkif_abi abi;
+    uint32_t slots;
+    uint32_t slot_bytes;
+    uint32_t req_cons; /* requests taken */
+    uint32_t rsp_prod; /* responses put, private; the shared one follows at ring_push */
+    bool broken;
+};
+
+/* How many slots fit in that many pages: 32 for one, 512 for sixteen. */
+uint32_t ring_slots(enum blkif_abi abi, uint32_t pages);
+
+/* Attaches at the shared rsp_prod: everything behind it counts as not yet taken. -EPROTO if the
+ * guest's indices are more than a ring apart, -EINVAL if pages is 0 or above LIMIT_RING_PAGES. */
+int ring_attach(struct ring *ring, void *shared, uint32_t pages, enum blkif_abi abi);
+
+/* Takes one request: copies its slot, once, to `slot`. 1 taken, 0 nothing there, -EPROTO broken. */
+int ring_take(struct ring *ring, uint8_t slot[static LIMIT_SLOT_BYTES]);
+
+/* Asks for an event at the next request, then looks once more: true if there already is one (or
+ * the ring is overrun, so that the next take says so). Call it before sleeping. */
+bool ring_final_check(struct ring *ring);
+
+/* Puts one response; the guest sees it at the next push. Never more than were taken (asserted). */
+void ring_put(struct ring *ring, uint64_t id, uint8_t op, int16_t status);
+
+/* Shows all responses put so far to the guest: true if it asked to be notified of them. */
+bool ring_push(struct ring *ring);
+
+/* Requests taken and not yet answered. */
+static inline uint32_t ring_in_flight(const struct ring *ring)
+{
+    return ring->req_cons - ring->rsp_prod;
+}
+
+#endif
