@@ -107,7 +107,8 @@ void disklink_report(struct disklink *link, struct disk_report *ret_report);
 const struct disklink_spec *disklink_spec(const struct disklink *link);
 void disklink_attach(struct disklink *link, struct mailbox *disk_box, void (*changed)(void *arg),
                      void *arg);
-/* Worker thread: no more calls of `changed`, and reports still reach the vbd. */
+/* Worker thread: no more calls of `changed`, and reports still reach the vbd. Comes before ENDED is
+ * published, which is the disk's last touch of the link: the vbd may destroy it at once. */
 void disklink_detach(struct disklink *link);
 void disklink_current_order(struct disklink *link, struct disk_order *ret_order);
 void disklink_publish(struct disklink *link, const struct disk_report *report);
