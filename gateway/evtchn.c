@@ -91,8 +91,7 @@ static int bindings_grow(struct evtchn *evtchn, uint32_t port)
     bindings = realloc(evtchn->bindings, count * sizeof *bindings);
     if (!bindings)
         return -ENOMEM;
-    memset(bindings + evtchn->binding_count, 0,
-           (count - evtchn->binding_count) * sizeof *bindings);
+    memset(bindings + evtchn->binding_count, 0, (count - evtchn->binding_count) * sizeof *bindings);
     evtchn->bindings = bindings;
     evtchn->binding_count = count;
     return 0;

@@ -60,8 +60,8 @@ int grants_map(struct grants *grants, uint32_t domid, const uint32_t *refs, uint
         return -EINVAL;
     memcpy(copy, refs, count * sizeof *refs);
     errno = 0;
-    memory = xengnttab_map_domain_grant_refs(grants->handle, count, domid, copy,
-                                             PROT_READ | PROT_WRITE);
+    memory =
+        xengnttab_map_domain_grant_refs(grants->handle, count, domid, copy, PROT_READ | PROT_WRITE);
     if (!memory)
         return errno ? -errno : -EINVAL;
     *ret_memory = memory;

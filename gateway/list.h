@@ -11,13 +11,13 @@ struct list {
     struct list *next, *prev;
 };
 
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 #define list_each(pos, head) for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
 
 /* As list_each, for a body that may remove pos (and only pos). */
-#define list_each_safe(pos, head)                                                                  \
-    for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head);                  \
+#define list_each_safe(pos, head)                                                 \
+    for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head); \
          pos = pos##_next, pos##_next = pos->next)
 
 static inline void list_init(struct list *head)

@@ -20,7 +20,7 @@ enum limits {
     LIMIT_XENSTORE_BYTES = 2048,  /* the longest value a xenstore client may write by quota */
     LIMIT_XENSTORE_PATH_BYTES = 512,  /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
     LIMIT_EXPORT_NAME_BYTES = 4096,   /* NBD's longest export name */
-    LIMIT_NBD_COMMAND_BYTES = 1 << 25, /* 32 MiB: above it qemu-nbd drops the connection */
+    LIMIT_COMMAND_FLOOR_BYTES = 64 << 10, /* a server must take one whole request: 44 KiB */
 
     /* -- what one guest may use -------------------------------------------------------------- */
     LIMIT_QUEUES = 16,         /* rings of one disk; beyond a host's CPUs they bring nothing */
@@ -36,10 +36,12 @@ enum limits {
     LIMIT_EVENTS_PER_TURN = 256,   /* event channels read before the loop turns */
     LIMIT_REPLIES_PER_TURN = 128,  /* replies of one connection before another one's are read */
     LIMIT_CONFIG_BYTES = 1 << 20,  /* a config file beyond it is not a config file */
+    LIMIT_CONFIG_LINE_BYTES = 16 << 10, /* LIMIT_EXPORT_NAME_BYTES percent-encoded, and a socket */
 
     /* -- time -------------------------------------------------------------------------------- */
     LIMIT_CONNECT_MS = 8000,       /* one connect, handshake included: libxl waits 10 s for 2 */
     LIMIT_CLOSE_MS = 8000,         /* answer, drain, flush, disconnect: libxl waits 10 s for 6 */
+    LIMIT_CLOSE_MARGIN_MS = 1000,  /* of it: for xenstore, and for a busy host */
     LIMIT_STOP_MS = 15000,         /* SIGTERM to exit, all disks; systemd waits 90 s */
     LIMIT_UNCLAIMED_MS = 3000,     /* a vbd node still in state 1: no xen-blkback will claim it */
     LIMIT_XENSTORE_HEARTBEAT_MS = 5000, /* a dead xenstored is silent: ask it */

@@ -1,0 +1,87 @@
+/*
+ * disk: one guest disk as data: its queues, its target, its requests. Lives on one worker.
+ *
+ * The states (the vbd's side of them is in disklink.h):
+ *
+ *   CLOSED -> OPENING -> READY -> CONNECTED -> DRAINING -> FLUSHING -> CLOSED
+ *                |         |  \       |           |                      ^
+ *                |         |   REFUSED|           +----------------------+
+ *                +-> LOST <+----------+
+ *                     |  \
+ *                     v   +-> DRAINING
+ *                  FAILING -> DRAINING
+ *
+ *   OPENING    the target connects                    no rings
+ *   READY      the server answered                    no rings
+ *   REFUSED    the rings could not be taken           no rings; waits for CLOSE
+ *   CONNECTED  requests are served
+ *   LOST       the server is gone, or the guest broke its ring: nothing is taken, nothing that
+ *              came back is answered ERROR, until the vbd has shown state 5
+ *   FAILING    reads and writes are answered ERROR; flushes are kept back
+ *   DRAINING   no more is taken; everything taken is being answered (a flush that cannot be
+ *              honest: last, with BLKIF_FLUSH_LOST)
+ *   FLUSHING   all answered; our own last flush is at the server
+ *
+ * Invariants:
+ *  1. Every request taken is on `requests` (age order) until it is answered, exactly once (law 2).
+ *  2. A request is sent only when no older unfinished one overlaps it, unless both read (plan.h).
+ *  3. Guest memory is written only from a read that the server completed whole (law 1).
+ *  4. While CONNECTED or LOST no flush is answered anything but OKAY (law 6); a server's error on
+ *     a flush makes the disk LOST.
+ *  5. Rings are mapped exactly from CONNECTED to the end of DRAINING/FLUSHING.
+ *
+ * The worker runs the steps of a turn over all its active disks, in this order; each step leaves
+ * what the next one needs:
+ *    advance  orders of the vbd, events of the target, end of a drain
+ *    take     requests off signalled rings
+ *    start    choose what may go, give it buffers, collect the copies of writes (one call)
+ *    send     hand commands to libnbd
+ *    collect  replies: collect the copies of reads (one call)
+ *    answer   put, push and notify once per ring
+ */
+#ifndef BLKGATE_GATEWAY_DISK_H
+#define BLKGATE_GATEWAY_DISK_H
+
+#include <stdbool.h>
+
+#include "gateway/list.h"
+
+struct disk;
+struct disklink;
+struct ev_loop;
+struct evtchn;
+struct grants;
+struct mailbox;
+struct slab;
+
+/* What a worker gives its disks. */
+struct disk_home {
+    struct ev_loop *loop;
+    struct mailbox *mailbox;
+    struct slab *slab;
+    struct grants *grants;
+    struct evtchn *evtchn;
+    struct list active;  /* disks with something to do in this turn */
+    struct list starved; /* disks that wait for slab memory */
+};
+
+/* Makes the worker's half of a link, on any thread; the worker then moves it in. */
+int disk_create(struct disklink *link, struct disk **ret_disk);
+void disk_move_in(struct disk *disk, struct disk_home *home);
+
+/* The disk's place in a list of its worker's: of those not moved in yet, or of a round's. */
+struct list *disk_place(struct disk *disk);
+struct disk *disk_of_place(struct list *node);
+
+/* The next active disk, which is active no longer until something new happens; NULL: none. */
+struct disk *disk_next_active(struct disk_home *home);
+
+/* Returns false when the disk has ENDED and is no more. */
+bool disk_advance(struct disk *disk);
+void disk_take(struct disk *disk);
+void disk_start(struct disk *disk);
+void disk_send(struct disk *disk);
+void disk_collect(struct disk *disk);
+void disk_answer(struct disk *disk);
+
+#endif

@@ -1,0 +1,277 @@
+#include "gateway/resolve.h"
+
+#include <errno.h>
+#include <libnbd.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "gateway/config.h"
+#include "gateway/list.h"
+#include "gateway/mailbox.h"
+#include "proto/limits.h"
+
+enum { STACK_BYTES = 256 << 10 }; /* libnbd, GnuTLS and the resolver need far less */
+
+/* A job is used by its owner and by a helper; whoever lets go last frees it. */
+struct resolve {
+    struct list link; /* among those that wait for a thread */
+    struct mailbox_item item;
+    struct mailbox *mailbox;
+    void (*done)(void *arg);
+    void *arg;
+    uint32_t timeout_ms;
+    char *uri, *tls_certificates, *tls_psk_file, *tls_username;
+    /* Under crew.lock: */
+    bool cancelled;
+    bool finished; /* the helper is done with it */
+    /* The helper's until finished: */
+    struct nbd_handle *nbd; /* NULL: failed */
+    int error;
+    char reason[LIMIT_REASON_BYTES];
+};
+
+/* The helper threads, of all workers together. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t idle;
+    struct list waiting;
+    unsigned threads;
+} crew = {.lock = PTHREAD_MUTEX_INITIALIZER,
+          .idle = PTHREAD_COND_INITIALIZER,
+          .waiting = {&crew.waiting, &crew.waiting}};
+
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void resolve_free(struct resolve *resolve)
+{
+    if (!resolve)
+        return;
+    nbd_close(resolve->nbd);
+    free(resolve->uri);
+    free(resolve->tls_certificates);
+    free(resolve->tls_psk_file);
+    free(resolve->tls_username);
+    free(resolve);
+}
+
+/* Every setting that libnbd's defaults would leave to chance. */
+static int configure(struct nbd_handle *nbd, const struct resolve *resolve)
+{
+    /* Simple replies: a short read cannot pass for a whole one, and a read is two system calls
+     * less. Then a read fills its buffer or fails: no need to clear it first. */
+    if (nbd_set_request_structured_replies(nbd, false) < 0 ||
+        nbd_set_pread_initialize(nbd, false) < 0 ||
+        nbd_set_strict_mode(nbd, LIBNBD_STRICT_MASK) < 0 ||
+        nbd_set_uri_allow_transports(nbd, LIBNBD_ALLOW_TRANSPORT_TCP |
+                                              LIBNBD_ALLOW_TRANSPORT_UNIX) < 0 ||
+        nbd_set_uri_allow_local_file(nbd, false) < 0)
+        return -1;
+    if (resolve->tls_certificates && nbd_set_tls_certificates(nbd, resolve->tls_certificates) < 0)
+        return -1;
+    if (resolve->tls_psk_file && nbd_set_tls_psk_file(nbd, resolve->tls_psk_file) < 0)
+        return -1;
+    if (resolve->tls_username && nbd_set_tls_username(nbd, resolve->tls_username) < 0)
+        return -1;
+    return 0;
+}
+
+static void fail(struct resolve *resolve, struct nbd_handle *nbd, int error, const char *reason)
+{
+    resolve->error = -error;
+    snprintf(resolve->reason, sizeof resolve->reason, "cannot connect to %.70s: %.100s",
+             resolve->uri, reason);
+    nbd_close(nbd);
+}
+
+static void fail_by_libnbd(struct resolve *resolve, struct nbd_handle *nbd)
+{
+    /* Of the calling thread's last call; read before any other. */
+    const char *text = nbd_get_error();
+    int error = nbd_get_errno();
+    char copy[LIMIT_REASON_BYTES];
+
+    snprintf(copy, sizeof copy, "%s", text ? text : "the server closed the connection");
+    fail(resolve, nbd, error ? error : EIO, copy);
+}
+
+static void connect_now(struct resolve *resolve)
+{
+    uint64_t deadline_ms = now_ms() + resolve->timeout_ms, now;
+    struct nbd_handle *nbd = nbd_create();
+
+    if (!nbd || configure(nbd, resolve) < 0 || nbd_aio_connect_uri(nbd, resolve->uri) < 0) {
+        fail_by_libnbd(resolve, nbd);
+        return;
+    }
+    while (nbd_aio_is_connecting(nbd)) {
+        now = now_ms();
+        if (now >= deadline_ms) {
+            fail(resolve, nbd, ETIMEDOUT, "the server does not answer the handshake");
+            return;
+        }
+        if (nbd_poll(nbd, (int)(deadline_ms - now)) < 0) {
+            fail_by_libnbd(resolve, nbd);
+            return;
+        }
+    }
+    if (!nbd_aio_is_ready(nbd)) { /* dead, closed, or back to created: all addresses failed */
+        fail(resolve, nbd, ECONNREFUSED, "the server closed the connection in the handshake");
+        return;
+    }
+    resolve->nbd = nbd;
+}
+
+/* Takes jobs until none waits. */
+static void *helper(void *arg)
+{
+    struct list *node;
+
+    (void)arg;
+    pthread_mutex_lock(&crew.lock);
+    while ((node = list_pop(&crew.waiting))) {
+        struct resolve *resolve = container_of(node, struct resolve, link);
+
+        pthread_mutex_unlock(&crew.lock);
+        connect_now(resolve);
+        pthread_mutex_lock(&crew.lock);
+        resolve->finished = true;
+        if (resolve->cancelled)
+            resolve_free(resolve);
+        else
+            mailbox_post(resolve->mailbox, &resolve->item);
+    }
+    crew.threads--;
+    pthread_cond_broadcast(&crew.idle);
+    pthread_mutex_unlock(&crew.lock);
+    return NULL;
+}
+
+/* With crew.lock held. */
+static int hire(void)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    int err;
+
+    if (crew.threads >= LIMIT_CONNECT_THREADS)
+        return 0; /* one of them will come to it */
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    err = pthread_create(&thread, &attributes, helper, NULL);
+    pthread_attr_destroy(&attributes);
+    if (err && crew.threads == 0)
+        return -err;
+    if (!err)
+        crew.threads++;
+    return 0;
+}
+
+static void deliver(struct mailbox_item *item)
+{
+    struct resolve *resolve = container_of(item, struct resolve, item);
+
+    resolve->done(resolve->arg);
+}
+
+static int copy_string(const char *from, char **ret)
+{
+    if (!from)
+        return 0;
+    *ret = strdup(from);
+    return *ret ? 0 : -ENOMEM;
+}
+
+int resolve_start(const struct config_disk *disk, uint32_t timeout_ms, struct mailbox *mailbox,
+                  void (*done)(void *arg), void *arg, struct resolve **ret_resolve)
+{
+    struct resolve *resolve = calloc(1, sizeof *resolve);
+    int err = -ENOMEM;
+
+    if (!resolve)
+        return -ENOMEM;
+    resolve->item.deliver = deliver;
+    resolve->mailbox = mailbox;
+    resolve->done = done;
+    resolve->arg = arg;
+    resolve->timeout_ms = timeout_ms;
+    if (copy_string(disk->export_uri, &resolve->uri) < 0 ||
+        copy_string(disk->tls_certificates, &resolve->tls_certificates) < 0 ||
+        copy_string(disk->tls_psk_file, &resolve->tls_psk_file) < 0 ||
+        copy_string(disk->tls_username, &resolve->tls_username) < 0)
+        goto fail;
+
+    pthread_mutex_lock(&crew.lock);
+    list_append(&crew.waiting, &resolve->link);
+    err = hire();
+    if (err < 0)
+        list_remove(&resolve->link);
+    pthread_mutex_unlock(&crew.lock);
+    if (err < 0)
+        goto fail;
+    *ret_resolve = resolve;
+    return 0;
+fail:
+    resolve_free(resolve);
+    return err;
+}
+
+int resolve_finish(struct resolve *resolve, struct nbd_handle **ret_nbd, char *ret_reason,
+                   size_t reason_bytes)
+{
+    int err = 0;
+
+    if (resolve->nbd) {
+        *ret_nbd = resolve->nbd;
+        resolve->nbd = NULL;
+    } else {
+        err = resolve->error ? resolve->error : -EIO;
+        snprintf(ret_reason, reason_bytes, "%s", resolve->reason);
+    }
+    resolve_free(resolve);
+    return err;
+}
+
+void resolve_cancel(struct resolve *resolve)
+{
+    bool ours;
+
+    if (!resolve)
+        return;
+    pthread_mutex_lock(&crew.lock);
+    resolve->cancelled = true;
+    if (list_linked(&resolve->link)) { /* no helper has it yet */
+        list_remove(&resolve->link);
+        resolve->finished = true;
+    }
+    ours = resolve->finished;
+    if (ours)
+        mailbox_cancel(resolve->mailbox, &resolve->item);
+    pthread_mutex_unlock(&crew.lock);
+    if (ours)
+        resolve_free(resolve);
+}
+
+void resolve_drain(void)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += LIMIT_CONNECT_MS / 1000;
+    pthread_mutex_lock(&crew.lock);
+    while (crew.threads > 0) {
+        if (pthread_cond_timedwait(&crew.idle, &crew.lock, &until) == ETIMEDOUT)
+            break;
+    }
+    pthread_mutex_unlock(&crew.lock);
+}

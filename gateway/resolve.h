@@ -1,0 +1,39 @@
+/*
+ * resolve: connecting to an NBD server, on a helper thread (law 7).
+ *
+ * Finding an address blocks in getaddrinfo, TLS reads certificates from disk, and the handshake
+ * takes round trips to a server that may not answer. So the whole connect, up to and including the
+ * handshake, runs on a thread of its own with a deadline, and the loop is handed a libnbd handle
+ * that is READY, or a reason. The URI itself is given to libnbd: only then does libnbd 1.14 compare
+ * a TLS certificate with the host's name (it accepts any certificate on a bare address).
+ *
+ * At most LIMIT_CONNECT_THREADS run at once; further jobs wait their turn. getaddrinfo cannot be
+ * interrupted: a cancelled job's thread ends by itself and its result is thrown away.
+ */
+#ifndef BLKGATE_GATEWAY_RESOLVE_H
+#define BLKGATE_GATEWAY_RESOLVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct config_disk;
+struct mailbox;
+struct nbd_handle;
+struct resolve;
+
+/* Starts a connect to disk's export; `done` runs once, on mailbox's thread, unless cancelled. */
+int resolve_start(const struct config_disk *disk, uint32_t timeout_ms, struct mailbox *mailbox,
+                  void (*done)(void *arg), void *arg, struct resolve **ret_resolve);
+
+/* After done: ends the job. 0 and a READY handle that the caller owns, or -errno and a reason. */
+int resolve_finish(struct resolve *resolve, struct nbd_handle **ret_nbd, char *ret_reason,
+                   size_t reason_bytes);
+
+/* Ends the job at any time before resolve_finish; done is not called any more. NULL is fine. */
+void resolve_cancel(struct resolve *resolve);
+
+/* At exit, after all jobs were finished or cancelled: waits, LIMIT_CONNECT_MS at most, until no
+ * helper thread uses libnbd any more (1.14 may assert if exit() races one). */
+void resolve_drain(void);
+
+#endif
