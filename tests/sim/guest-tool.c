@@ -1,0 +1,187 @@
+/* The toolstack's hand: a disk's nodes as libxl 4.17 creates, unplugs and destroys them. */
+#include "guest.h"
+
+#include <errno.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define POLL_NS 2000000
+
+static void paths_set(struct tool_disk *disk)
+{
+    uint32_t domid = disk->guest->domid;
+
+    snprintf(disk->backend, sizeof(disk->backend), "/local/domain/0/backend/%s/%u/%u", disk->kind,
+             domid, disk->devid);
+    snprintf(disk->frontend, sizeof(disk->frontend), "/local/domain/%u/device/vbd/%u", domid,
+             disk->devid);
+    snprintf(disk->libxl, sizeof(disk->libxl), "/libxl/%u/device/vbd/%u", domid, disk->devid);
+}
+
+static int dir_make(struct tool_disk *disk, xs_transaction_t t, const char *dir, uint32_t owner,
+                    uint32_t reader)
+{
+    struct xs_permissions perms[2] = {{.id = owner, .perms = XS_PERM_NONE},
+                                      {.id = reader, .perms = XS_PERM_READ}};
+    struct xs_handle *xs = disk->guest->xs;
+
+    xs_rm(xs, t, dir);
+    if (xs_mkdir(xs, t, dir) && xs_set_permissions(xs, t, dir, perms, owner == reader ? 1 : 2))
+        return 0;
+    fprintf(stderr, "guest %u: cannot make %s: %s\n", disk->guest->domid, dir, strerror(errno));
+    return -1;
+}
+
+static int backend_nodes(struct tool_disk *disk, xs_transaction_t t, const char *dir)
+{
+    const char *type = strcmp(disk->kind, "qdisk") == 0 ? "qdisk" : "phy";
+    struct guest *g = disk->guest;
+    int err = 0;
+
+    err |= guest_xs_write(g, t, dir, "frontend", "%s", disk->frontend);
+    err |= guest_xs_write(g, t, dir, "params", "%s%s", *type == 'q' ? "aio:" : "", disk->params);
+    if (disk->script)
+        err |= guest_xs_write(g, t, dir, "script", "%s", disk->script);
+    err |= guest_xs_write(g, t, dir, "frontend-id", "%u", g->domid);
+    err |= guest_xs_write(g, t, dir, "online", "1");
+    err |= guest_xs_write(g, t, dir, "removable", "0");
+    err |= guest_xs_write(g, t, dir, "bootable", "1");
+    err |= guest_xs_write(g, t, dir, "state", "1");
+    err |= guest_xs_write(g, t, dir, "dev", "%s", disk->vdev);
+    err |= guest_xs_write(g, t, dir, "type", "%s", type);
+    err |= guest_xs_write(g, t, dir, "mode", "%s", disk->readonly ? "r" : "w");
+    err |= guest_xs_write(g, t, dir, "device-type", "disk");
+    err |= guest_xs_write(g, t, dir, "discard-enable", "1");
+    err |= guest_xs_write(g, t, dir, "specification", "xen");
+    return err ? -1 : 0;
+}
+
+static int frontend_nodes(struct tool_disk *disk, xs_transaction_t t)
+{
+    struct guest *g = disk->guest;
+    const char *dir = disk->frontend;
+    int err = 0;
+
+    err |= guest_xs_write(g, t, dir, "backend", "%s", disk->backend);
+    err |= guest_xs_write(g, t, dir, "backend-id", "0");
+    err |= guest_xs_write(g, t, dir, "state", "1");
+    err |= guest_xs_write(g, t, dir, "virtual-device", "%u", disk->devid);
+    err |= guest_xs_write(g, t, dir, "device-type", "disk");
+    err |= guest_xs_write(g, t, dir, "trusted", "1");
+    return err ? -1 : 0;
+}
+
+int tool_attach(struct tool_disk *disk)
+{
+    struct guest *g = disk->guest;
+    xs_transaction_t t;
+    int err;
+
+    if (!disk->vdev)
+        disk->vdev = "xvda";
+    paths_set(disk);
+    do {
+        t = xs_transaction_start(g->xs);
+        err = dir_make(disk, t, disk->libxl, 0, 0);
+        err |= backend_nodes(disk, t, disk->libxl);
+        err |= guest_xs_write(g, t, disk->libxl, "backend", "%s", disk->backend);
+        err |= dir_make(disk, t, disk->frontend, g->domid, 0);
+        err |= frontend_nodes(disk, t);
+        err |= dir_make(disk, t, disk->backend, 0, g->domid);
+        err |= backend_nodes(disk, t, disk->backend);
+        if (err) {
+            xs_transaction_end(g->xs, t, true);
+            return -1;
+        }
+    } while (!xs_transaction_end(g->xs, t, false) && errno == EAGAIN);
+    return 0;
+}
+
+int tool_hotplug_done(struct tool_disk *disk)
+{
+    return guest_xs_write(disk->guest, XBT_NULL, disk->backend, "hotplug-status", "connected");
+}
+
+/* With the environment that libxl gives a script in domain 0. */
+int tool_hotplug_run(struct tool_disk *disk, const char *action)
+{
+    extern char **environ;
+    char *argv[] = {(char *)(uintptr_t)disk->script, (char *)(uintptr_t)action, NULL};
+    pid_t pid;
+    int status;
+
+    setenv("script", disk->script, 1);
+    setenv("XENBUS_TYPE", disk->kind, 1);
+    setenv("XENBUS_PATH", disk->backend + strlen("/local/domain/0/"), 1);
+    setenv("XENBUS_BASE_PATH", "backend", 1);
+    if (posix_spawn(&pid, disk->script, NULL, NULL, argv, environ) ||
+        waitpid(pid, &status, 0) != pid || status != 0) {
+        fprintf(stderr, "guest %u: %s %s failed\n", disk->guest->domid, disk->script, action);
+        return -1;
+    }
+    return 0;
+}
+
+/* One transaction; `force` is libxl's LIBXL__FORCE_ON, which takes the frontend away at once. */
+static int close_ask(struct tool_disk *disk, bool force)
+{
+    struct guest *g = disk->guest;
+    xs_transaction_t t;
+    int err = 0;
+
+    do {
+        t = xs_transaction_start(g->xs);
+        if (force)
+            xs_rm(g->xs, t, disk->frontend);
+        if (tool_state(disk) != STATE_CLOSED) {
+            err |= guest_xs_write(g, t, disk->backend, "online", "0");
+            err |= guest_xs_write(g, t, disk->backend, "state", "5");
+        }
+    } while (!xs_transaction_end(g->xs, t, err != 0) && errno == EAGAIN);
+    return err ? -1 : 0;
+}
+
+int tool_unplug(struct tool_disk *disk)
+{
+    return close_ask(disk, false);
+}
+
+int tool_destroy(struct tool_disk *disk)
+{
+    return close_ask(disk, true);
+}
+
+int tool_remove(struct tool_disk *disk)
+{
+    struct xs_handle *xs = disk->guest->xs;
+
+    xs_rm(xs, XBT_NULL, disk->frontend);
+    xs_rm(xs, XBT_NULL, disk->backend);
+    xs_rm(xs, XBT_NULL, disk->libxl);
+    return 0;
+}
+
+int tool_state(struct tool_disk *disk)
+{
+    return (int)guest_xs_read_number(disk->guest, disk->backend, "state", STATE_UNKNOWN);
+}
+
+int tool_wait_state(struct tool_disk *disk, int state, int timeout_ms)
+{
+    struct timespec nap = {.tv_nsec = POLL_NS};
+    int64_t deadline_ms = guest_clock_ms() + timeout_ms;
+
+    while (tool_state(disk) != state) {
+        if (guest_clock_ms() > deadline_ms) {
+            fprintf(stderr, "guest %u: %s is in state %d and not %d after %d ms\n",
+                    disk->guest->domid, disk->backend, tool_state(disk), state, timeout_ms);
+            return -1;
+        }
+        nanosleep(&nap, NULL);
+    }
+    return 0;
+}

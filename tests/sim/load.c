@@ -1,0 +1,368 @@
+/* Legal load with many requests in flight.
+ *
+ * 1. Two requests in flight never overlap unless both read, so that each has one right outcome.
+ * 2. A slot of ios[] owns its frames; they are granted only while its request is in flight. */
+#include "load.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_SECTORS (GUEST_PAGE / GUEST_SECTOR)
+#define TRIES        16
+
+/* Chooses the next request; false when there is none (now, or any more). */
+typedef bool next_fn(struct load *load, struct io *io);
+
+uint64_t load_random(struct load *load)
+{
+    uint64_t x = load->rng;
+
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    load->rng = x;
+    return x * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+unsigned load_below(struct load *load, unsigned n)
+{
+    return (unsigned)((load_random(load) >> 33) % n);
+}
+
+int load_init(struct load *load, struct front *front, const struct load_options *options)
+{
+    unsigned i, f;
+
+    memset(load, 0, sizeof(*load));
+    load->front = front;
+    load->guest = front->guest;
+    load->options = *options;
+    load->rng = options->seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+    if (load->options.model_sectors > front->sectors)
+        load->options.model_sectors = front->sectors;
+    load->model = calloc(load->options.model_sectors, GUEST_SECTOR);
+    load->ios = calloc(load->options.depth, sizeof(*load->ios));
+    if (!load->model || !load->ios || load->options.model_sectors < 88) {
+        fprintf(stderr, "simguest: no memory, or the disk is smaller than one request\n");
+        return -1;
+    }
+    for (i = 0; i < load->options.depth; i++) {
+        load->ios[i].before = calloc(GUEST_SEGMENTS_MAX, GUEST_PAGE);
+        if (!load->ios[i].before)
+            return -1;
+        for (f = 0; f < GUEST_SEGMENTS_MAX; f++)
+            load->ios[i].frames[f] = guest_frames_alloc(load->guest, 1);
+    }
+    load->start_ms = guest_clock_ms();
+    return 0;
+}
+
+void load_free(struct load *load)
+{
+    unsigned i;
+
+    for (i = 0; load->ios && i < load->options.depth; i++)
+        free(load->ios[i].before);
+    free(load->ios);
+    free(load->model);
+}
+
+bool load_held(const struct load *load)
+{
+    return load->nr_wrong_bytes == 0 && load->nr_errors == 0;
+}
+
+static bool overlaps_in_flight(const struct load *load, const struct io *io)
+{
+    const struct io *other;
+    unsigned i;
+
+    for (i = 0; i < load->options.depth; i++) {
+        other = &load->ios[i];
+        if (!other->used || other == io || other->nr_sectors == 0 ||
+            (other->req.op == OP_READ && io->req.op == OP_READ))
+            continue;
+        if (other->req.sector < io->req.sector + io->nr_sectors &&
+            io->req.sector < other->req.sector + other->nr_sectors)
+            return true;
+    }
+    return false;
+}
+
+static void io_clear(struct io *io, uint8_t op)
+{
+    memset(&io->req, 0, sizeof(io->req));
+    io->req.op = op;
+    io->nr_sectors = 0;
+    io->nr_frames = 0;
+}
+
+static void segment_add(struct io *io, unsigned frame, unsigned first, unsigned last)
+{
+    unsigned i = io->req.nr_segments++;
+
+    io->frame_of[i] = frame;
+    io->req.segments[i].first = (uint8_t)first;
+    io->req.segments[i].last = (uint8_t)last;
+    io->nr_sectors += last - first + 1;
+    if (frame >= io->nr_frames)
+        io->nr_frames = frame + 1;
+}
+
+/* Whole pages in order: fill, reread, and the `seq` mix. */
+static bool next_pages(struct load *load, struct io *io, uint8_t op)
+{
+    uint64_t left = load->options.model_sectors - load->cursor;
+    unsigned last;
+
+    io_clear(io, op);
+    io->req.sector = load->cursor;
+    while (left > 0 && io->req.nr_segments < GUEST_SEGMENTS_MAX) {
+        last = left < PAGE_SECTORS ? (unsigned)left - 1 : PAGE_SECTORS - 1;
+        segment_add(io, io->req.nr_segments, 0, last);
+        left -= last + 1;
+    }
+    if (io->nr_sectors == 0 || overlaps_in_flight(load, io))
+        return false;
+    load->cursor += io->nr_sectors;
+    return true;
+}
+
+static bool next_fill(struct load *load, struct io *io)
+{
+    return next_pages(load, io, OP_WRITE);
+}
+
+static bool next_reread(struct load *load, struct io *io)
+{
+    return next_pages(load, io, OP_READ);
+}
+
+/* Any scatter list: frames repeat and come in any order, parts of them too. */
+static void scatter(struct load *load, struct io *io, bool small)
+{
+    unsigned nr = small ? GUEST_SEGMENTS_MAX : 1 + load_below(load, GUEST_SEGMENTS_MAX);
+    unsigned frames = 1 + load_below(load, nr), first, last;
+
+    while (io->req.nr_segments < nr) {
+        first = load_below(load, PAGE_SECTORS);
+        last = first + load_below(load, PAGE_SECTORS - first);
+        if (small && load_below(load, 4))
+            last = first;
+        if (!small && load_below(load, 3) == 0)
+            first = 0, last = PAGE_SECTORS - 1;
+        segment_add(io, load_below(load, frames), first, last);
+    }
+    io->nr_frames = frames; /* some may be granted and not named */
+    io->req.sector = load_random(load) % (load->options.model_sectors - io->nr_sectors + 1);
+}
+
+static void choose(struct load *load, struct io *io)
+{
+    unsigned percent_read = load->options.mix == MIX_RW70 ? 70 : 50;
+
+    io_clear(io, load_below(load, 100) < percent_read ? OP_READ : OP_WRITE);
+    if (load->options.mix == MIX_RW70) {
+        segment_add(io, 0, 0, PAGE_SECTORS - 1);
+        io->req.sector =
+            load_random(load) % (load->options.model_sectors / PAGE_SECTORS) * PAGE_SECTORS;
+    } else {
+        scatter(load, io, load->options.mix == MIX_SCATTER);
+    }
+}
+
+static bool finished(const struct load *load)
+{
+    if (load->options.requests)
+        return load->nr_requests >= load->options.requests;
+    return guest_clock_ms() - load->start_ms >= load->options.run_ms;
+}
+
+static bool next_mixed(struct load *load, struct io *io)
+{
+    unsigned i;
+
+    if (finished(load))
+        return false;
+    if (load->options.flush_every && load->front->flush &&
+        ++load->since_flush > load->options.flush_every) {
+        load->since_flush = 0;
+        io_clear(io, OP_FLUSH);
+        return true;
+    }
+    if (load->options.mix == MIX_SEQ) {
+        if (load->cursor >= load->options.model_sectors)
+            load->cursor = 0;
+        return next_pages(load, io, (load->nr_requests >> 8) & 1 ? OP_READ : OP_WRITE);
+    }
+    for (i = 0; i < TRIES; i++) {
+        choose(load, io);
+        if (!overlaps_in_flight(load, io))
+            return true;
+    }
+    return false;
+}
+
+static struct io *io_unused(struct load *load)
+{
+    unsigned i;
+
+    for (i = 0; i < load->options.depth; i++)
+        if (!load->ios[i].used)
+            return &load->ios[i];
+    return NULL;
+}
+
+static int io_submit(struct load *load, struct io *io, unsigned queue)
+{
+    io_prepare(load, io);
+    if (front_push(load->front, queue, &io->req))
+        return -1;
+    io->used = true;
+    load->in_flight++;
+    load->nr_requests++;
+    return 0;
+}
+
+static int submit(struct load *load, next_fn *next)
+{
+    bool pushed[GUEST_QUEUES_MAX] = {false};
+    unsigned queue;
+    struct io *io;
+
+    while ((io = io_unused(load))) {
+        queue = load_below(load, load->front->nr_queues);
+        if (front_room(&load->front->queues[queue]) == 0 || !next(load, io))
+            break;
+        if (io_submit(load, io, queue))
+            return -1;
+        pushed[queue] = true;
+    }
+    for (queue = 0; queue < load->front->nr_queues; queue++)
+        if (pushed[queue])
+            front_publish(load->front, queue);
+    return 0;
+}
+
+static struct io *io_of(struct load *load, uint64_t id)
+{
+    unsigned i;
+
+    for (i = 0; i < load->options.depth; i++)
+        if (load->ios[i].used && load->ios[i].req.id == id)
+            return &load->ios[i];
+    return NULL;
+}
+
+/* The number of answers taken, or -1. */
+static int reap(struct load *load)
+{
+    struct front_response rsp;
+    int got, count = 0;
+    struct io *io;
+
+    while ((got = front_poll(load->front, &rsp)) > 0) {
+        io = io_of(load, rsp.id);
+        if (!io)
+            return -1;
+        if (rsp.status != RSP_OKAY) {
+            if (load->nr_errors++ == 0)
+                fprintf(stderr, "simguest: operation %u at sector %" PRIu64 " failed: %d\n",
+                        io->req.op, io->req.sector, rsp.status);
+        }
+        io_finish(load, io, rsp.status);
+        io->used = false;
+        load->in_flight--;
+        count++;
+    }
+    return got < 0 ? -1 : count;
+}
+
+static void progress(const struct load *load, int64_t now_ms)
+{
+    static int64_t last_ms;
+    static uint64_t last_requests, last_bytes;
+    double seconds = (double)(now_ms - last_ms) / 1000;
+
+    if (!load->options.progress || now_ms - last_ms < 1000)
+        return;
+    if (last_ms)
+        printf("%7.1f s  %8.0f IOPS  %8.1f MB/s  %u in flight  %" PRIu64 " wrong bytes  %" PRIu64
+               " errors\n",
+               (double)(now_ms - load->start_ms) / 1000,
+               (double)(load->nr_requests - last_requests) / seconds,
+               (double)(load->nr_bytes - last_bytes) / seconds / 1e6, load->in_flight,
+               load->nr_wrong_bytes, load->nr_errors);
+    fflush(stdout);
+    last_ms = now_ms;
+    last_requests = load->nr_requests;
+    last_bytes = load->nr_bytes;
+}
+
+static int run(struct load *load, next_fn *next)
+{
+    int64_t last_ms = guest_clock_ms(), now_ms;
+    int count;
+
+    for (;;) {
+        if (submit(load, next))
+            return -1;
+        count = reap(load);
+        now_ms = guest_clock_ms();
+        progress(load, now_ms);
+        if (count < 0)
+            return -1;
+        if (count > 0)
+            last_ms = now_ms;
+        if (load->in_flight == 0 && count == 0)
+            return 0;
+        if (count > 0 || guest_wait(load->guest, 200))
+            continue;
+        if (now_ms - last_ms > load->options.timeout_ms) {
+            fprintf(stderr, "simguest: %u requests unanswered for %d ms\n", load->in_flight,
+                    load->options.timeout_ms);
+            return -1;
+        }
+    }
+}
+
+int load_fill(struct load *load)
+{
+    load->cursor = 0;
+    return run(load, next_fill);
+}
+
+int load_reread(struct load *load)
+{
+    load->cursor = 0;
+    return run(load, next_reread);
+}
+
+int load_run(struct load *load)
+{
+    int err;
+
+    load->cursor = 0;
+    load->nr_requests = load->nr_bytes = 0;
+    load->start_ms = guest_clock_ms();
+    err = run(load, next_mixed);
+    load->end_ms = guest_clock_ms();
+    return err;
+}
+
+int load_single(struct load *load, struct io *io)
+{
+    int status;
+
+    io_prepare(load, io);
+    status = front_do(load->front, &io->req);
+    load->nr_requests++;
+    if (status == 1)
+        return -1;
+    if (status != RSP_OKAY)
+        load->nr_errors++;
+    io_finish(load, io, status);
+    return 0;
+}

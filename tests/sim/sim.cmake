@@ -1,0 +1,54 @@
+# The simulation: a machine without Xen on which the unmodified daemon runs. See README.md.
+set(SIM_DIR ${CMAKE_CURRENT_LIST_DIR})
+set(SIM_BIN ${CMAKE_BINARY_DIR}/sim)
+set(SIM_LIB ${SIM_BIN}/lib)
+
+# What is loaded into other programs is built without their sanitizers: it must fit a daemon built
+# with any of them, and xenstored, which is built with none.
+function(sim_library name)
+    cmake_parse_arguments(ARG "" "MAP" "SOURCES;LIBRARIES" ${ARGN})
+    add_library(${name} SHARED ${ARG_SOURCES})
+    target_include_directories(${name} PRIVATE ${SIM_DIR})
+    target_compile_options(${name} PRIVATE -fno-sanitize=all -O2)
+    target_link_options(${name} PRIVATE -fno-sanitize=all)
+    target_link_libraries(${name} PRIVATE Threads::Threads ${ARG_LIBRARIES})
+    set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${SIM_LIB})
+    if(ARG_MAP)
+        target_link_options(${name} PRIVATE -Wl,--version-script=${SIM_DIR}/${ARG_MAP} -Wl,-z,defs)
+        set_target_properties(${name} PROPERTIES LINK_DEPENDS ${SIM_DIR}/${ARG_MAP} SOVERSION 1)
+    endif()
+endfunction()
+
+sim_library(sim-xengnttab MAP gnttab.map
+    SOURCES ${SIM_DIR}/gnttab.c ${SIM_DIR}/gnttab-copy.c ${SIM_DIR}/simclient.c)
+set_target_properties(sim-xengnttab PROPERTIES OUTPUT_NAME xengnttab)
+sim_library(sim-xenevtchn MAP evtchn.map SOURCES ${SIM_DIR}/evtchn.c ${SIM_DIR}/simclient.c)
+set_target_properties(sim-xenevtchn PROPERTIES OUTPUT_NAME xenevtchn)
+sim_library(xenstored-shim SOURCES ${SIM_DIR}/xenstored-shim.c LIBRARIES ${CMAKE_DL_LIBS})
+# Xen's own headers want anonymous structs by their GNU name.
+set_target_properties(xenstored-shim PROPERTIES PREFIX "" C_EXTENSIONS ON)
+
+function(sim_program name)
+    add_executable(${name} ${ARGN})
+    target_include_directories(${name} PRIVATE ${SIM_DIR})
+    target_link_libraries(${name} PRIVATE Threads::Threads)
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${SIM_BIN})
+endfunction()
+
+sim_program(simxen ${SIM_DIR}/simxen.c ${SIM_DIR}/simxen-domain.c ${SIM_DIR}/simxen-port.c)
+sim_program(simxen-ctl ${SIM_DIR}/simxen-ctl.c ${SIM_DIR}/simclient.c)
+
+# The guest: a library for test programs, and the program that loads and verifies one disk.
+add_library(simguest-lib STATIC ${SIM_DIR}/guest.c ${SIM_DIR}/guest-abi.c ${SIM_DIR}/guest-front.c
+    ${SIM_DIR}/guest-tool.c ${SIM_DIR}/simclient.c)
+target_include_directories(simguest-lib PUBLIC ${SIM_DIR})
+target_link_libraries(simguest-lib PUBLIC PkgConfig::XENSTORE Threads::Threads)
+sim_program(simguest ${SIM_DIR}/simguest.c ${SIM_DIR}/load.c ${SIM_DIR}/verify.c
+    ${SIM_DIR}/hostile.c ${SIM_DIR}/case2005.c)
+target_link_libraries(simguest PRIVATE simguest-lib)
+
+# Links the real libraries; which ones it runs with is LD_LIBRARY_PATH's matter.
+sim_program(conform ${SIM_DIR}/conform.c)
+target_link_libraries(conform PRIVATE PkgConfig::XENGNTTAB PkgConfig::XENEVTCHN)
+add_test(NAME sim-conform COMMAND ${SIM_DIR}/conform.sh ${CMAKE_BINARY_DIR})
+set_tests_properties(sim-conform PROPERTIES LABELS unit TIMEOUT 60)
