@@ -457,14 +457,14 @@ static int bind_as_child(const char *what, evtchn_port_t port)
 {
     xenevtchn_handle *xce = xenevtchn_open(NULL, 0);
     int bound = xce ? xenevtchn_bind_interdomain(xce, OWN, port) : -1;
+    int err = bound < 0 ? errno : 0;
 
-    if (bound < 0)
-        return errno;
-    if (strcmp(what, "--hold") == 0) {
+    if (!err && strcmp(what, "--hold") == 0) {
         xenevtchn_notify(xce, (evtchn_port_t)bound);
         pause();
     }
-    return 0;
+    xenevtchn_close(xce);
+    return err;
 }
 
 int main(int argc, char **argv)
