@@ -1,0 +1,737 @@
+/* config: what a file may say, and what each mistake in one is answered with. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gateway/config.h"
+#include "gateway/log.h"
+#include "proto/limits.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+#define DISK  "[disk a]\nexport = nbd://host/a\n"
+#define DISKS "[disk a]\nexport = nbds://host/a\n"
+
+static char directory[] = "/tmp/blkgate-config-XXXXXX";
+static char file[64];
+
+struct complaints {
+    unsigned count;
+    char text[16384]; /* one a line */
+};
+
+static void complain(void *arg, const char *text)
+{
+    struct complaints *complaints = arg;
+    const size_t used = strlen(complaints->text);
+
+    complaints->count++;
+    assert_null(strchr(text, '\n'));
+    snprintf(complaints->text + used, sizeof(complaints->text) - used, "%s\n", text);
+}
+
+static void write_file(const void *bytes, size_t length)
+{
+    const int fd = open(file, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, length), length);
+    assert_int_equal(close(fd), 0);
+}
+
+static int load_bytes(const void *bytes, size_t length, struct complaints *ret_complaints,
+                      struct config **ret_config)
+{
+    write_file(bytes, length);
+    ret_complaints->count = 0;
+    ret_complaints->text[0] = '\0';
+    return config_load(file, complain, ret_complaints, ret_config);
+}
+
+static struct config *load(const char *text)
+{
+    struct complaints complaints;
+    struct config *config = NULL;
+    const int error = load_bytes(text, strlen(text), &complaints, &config);
+
+    if (error < 0)
+        fail_msg("not accepted: %s\n%s", text, complaints.text);
+    assert_int_equal(complaints.count, 0);
+    return config;
+}
+
+static char *read_all(const char *path)
+{
+    char *text = calloc(1, 65536);
+    FILE *in = fopen(path, "r");
+
+    assert_non_null(text);
+    if (!in)
+        fail_msg("%s cannot be opened: %s", path, strerror(errno));
+    assert_true(fread(text, 1, 65535, in) > 0);
+    fclose(in);
+    return text;
+}
+
+/* The build says where the sources are; else they are where this file was compiled from. */
+static char *sample(void)
+{
+    char path[4096];
+#ifdef BLKGATE_SOURCE_DIR
+    snprintf(path, sizeof(path), "%s/etc/blkgate.conf", BLKGATE_SOURCE_DIR);
+#else
+    const char *rest = strstr(__FILE__, "tests/unit/");
+
+    snprintf(path, sizeof(path), "%.*setc/blkgate.conf", (int)(rest - __FILE__), __FILE__);
+#endif
+    return read_all(path);
+}
+
+/* With its examples and defaults no longer commented out: "# key = value", "# [section]". */
+static char *sample_in_effect(void)
+{
+    char *text = sample();
+    char *to = text;
+
+    for (char *line = text; *line;) {
+        const size_t length = strcspn(line, "\n") + 1;
+        const char *key = line + 2;
+        const size_t key_length = strspn(key, "abcdefghijklmnopqrstuvwxyz-");
+
+        if (strncmp(line, "# ", 2) == 0 &&
+            (*key == '[' || (key_length > 0 && strncmp(key + key_length, " = ", 3) == 0))) {
+            memmove(to, key, length - 2);
+            to += length - 2;
+        } else {
+            memmove(to, line, length);
+            to += length;
+        }
+        line += length;
+    }
+    *to = '\0';
+    return text;
+}
+
+/* -- what is accepted ---------------------------------------------------------------------- */
+
+static void test_defaults(void **state)
+{
+    struct config *config = load("");
+
+    (void)state;
+    assert_true(config->workers >= 1 && config->workers <= 4);
+    assert_false(config->allow_uri);
+    assert_string_equal(config->lock_path, "/run/blkgate/lock");
+    assert_int_equal(config->domid, 0);
+    assert_int_equal(config->connect_timeout_ms, 8000);
+    assert_int_equal(config->log_level, LOG_LEVEL_INFO);
+    assert_int_equal(config->disk_count, 0);
+    assert_null(config_disk_find(config, "a"));
+    config_free(config);
+    config_free(NULL);
+}
+
+static const char everything[] =
+    "[gateway]\nworkers = 3\nallow-uri = yes\nlock = /run/x y/lock\ndomid = 32751\n"
+    "connect-timeout = 5\nlog-level = debug\n"
+    "[disk a.B_1-]\nexport = nbds+unix:///n?socket=/s\nread-only = on\naccept-volatile = TRUE\n"
+    "shared = 1\nworker = 2\ntls-psk-file = /k=1:2;3\ntls-username = me@here\n"
+    "[disk c]\nexport = nbds://h/c\ntls-certificates = /pki\n";
+
+static void assert_everything(const struct config *config)
+{
+    const struct config_disk *disk = config_disk_find(config, "a.B_1-");
+
+    assert_int_equal(config->workers, 3);
+    assert_true(config->allow_uri);
+    assert_string_equal(config->lock_path, "/run/x y/lock");
+    assert_int_equal(config->domid, 32751);
+    assert_int_equal(config->connect_timeout_ms, 5000);
+    assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
+    assert_int_equal(config->disk_count, 2);
+    assert_non_null(disk);
+    assert_string_equal(disk->export_uri, "nbds+unix:///n?socket=/s");
+    assert_true(disk->readonly && disk->accept_volatile && disk->shared);
+    assert_int_equal(disk->worker, 2);
+    assert_string_equal(disk->tls_psk_file, "/k=1:2;3");
+    assert_string_equal(disk->tls_username, "me@here");
+    assert_null(disk->tls_certificates);
+    disk = config_disk_find(config, "c");
+    assert_non_null(disk);
+    assert_string_equal(disk->tls_certificates, "/pki");
+    assert_false(disk->readonly || disk->accept_volatile || disk->shared);
+    assert_int_equal(disk->worker, -1);
+    assert_null(disk->tls_psk_file);
+    assert_null(disk->tls_username);
+}
+
+static void test_everything(void **state)
+{
+    struct config *config = load(everything);
+
+    (void)state;
+    assert_everything(config);
+    config_free(config);
+}
+
+static char *print(const struct config *config)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&text, &bytes);
+
+    assert_non_null(out);
+    config_print(config, out);
+    assert_int_equal(fclose(out), 0);
+    return text;
+}
+
+static void test_print_reads_back(void **state)
+{
+    static const char *const texts[] = {"", everything, "[disk x]\nexport=nbd://h\nread-only=0\n"};
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        struct config *config = load(texts[i]);
+        char *first = print(config);
+        struct config *again = load(first);
+        char *second = print(again);
+
+        assert_string_equal(first, second);
+        if (texts[i] == everything)
+            assert_everything(again);
+        config_free(config);
+        config_free(again);
+        free(first);
+        free(second);
+    }
+}
+
+static void test_shapes_of_text(void **state)
+{
+    static const char *const texts[] = {
+        "[disk a]\nexport = nbd://host/a",                      /* no line feed at the end */
+        "[disk a]\r\nexport = nbd://host/a\r\n",                /* from Windows */
+        "\xef\xbb\xbf[disk a]\nexport = nbd://host/a\n",        /* with its byte order mark */
+        "[disk a]\n    export = nbd://host/a\n",                /* no continuation of anything */
+        "[disk a]\nshared = no\n\texport = nbd://host/a\n",     /* nor here */
+        "  [ disk\ta ]  ; words ]\nexport = nbd://host/a\n",    /* blanks in a header */
+        "[disk a] # words\nexport: nbd://host/a\n",             /* as Python writes them */
+        "# \xc3\xbc\n;\n\n[disk a]\nexport=nbd://host/a ; w\n", /* comments */
+        "[disk b]\nexport = nbd://host/a\n[disk a]\nexport = nbd://host/a\n", /* one URI twice */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        struct config *config = load(texts[i]);
+        const struct config_disk *disk = config_disk_find(config, "a");
+
+        assert_non_null(disk);
+        assert_string_equal(disk->export_uri, "nbd://host/a");
+        config_free(config);
+    }
+}
+
+static void test_long_comment(void **state)
+{
+    static char text[40000];
+    struct config *config = NULL;
+
+    (void)state;
+    memset(text, '#', sizeof(text) - sizeof(DISK) - 1);
+    strcat(text, "\n" DISK);
+    config = load(text);
+    assert_int_equal(config->disk_count, 1);
+    config_free(config);
+}
+
+/* -- what is not --------------------------------------------------------------------------- */
+
+static const struct {
+    const char *text;
+    unsigned line;
+    const char *complaint; /* a part of it */
+} mistakes[] = {
+    /* lines */
+    {"[gateway]\nworkers 3\n", 2, "\"workers 3\" is not understood: write KEY = VALUE"},
+    {"workers = 3\n", 1, "before the first section: write [gateway]"},
+    {"[gateway\nworkers = 3\n", 1, "without ]"},
+    {"[gateway] workers = 3\n", 1, "on a line of its own"},
+    {"\n\x01\n", 2, "byte 0x01 is not text"},
+    {"[gateway]\rworkers = 3\n", 1, "byte 0x0d is not text"},
+    /* sections */
+    {"[gateways]\nx = 3\n", 1, "unknown section [gateways]: write [gateway] or [disk NAME]"},
+    {"[]\n", 1, "unknown section []"},
+    {"[diskette a]\n", 1, "unknown section"},
+    {DISK "[gateway]\n\n[gateway]\n", 5, "[gateway] again, first in line 3"},
+    {"[disk]\nexport = nbd://h/a\n", 1, "without a name: write [disk NAME]"},
+    {"[disk a/b]\nexport = nbd://h/a\n", 1, "made of letters"},
+    {"[disk a b]\nexport = nbd://h/a\n", 1, "made of letters"},
+    {DISK "\n" DISK, 4, "[disk a] again, first in line 1: give one of them another name"},
+    {"[disk aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee]\nexport = nbd://h/a\n", 1,
+     "name is longer than"},
+    {"[disk a]\nread-only = yes\n[gateway]\n", 1, "has no export: add export = nbd://HOST/EXPORT"},
+    /* keys */
+    {"[gateway]\nworker = 3\n", 2,
+     "worker does not belong here: write it in a section [disk NAME]"},
+    {DISK "lock = /x\n", 3, "lock does not belong here: write it in a section [gateway]"},
+    {DISK "readonly = yes\n", 3, "unknown key \"readonly\": did you mean read-only?"},
+    {DISK "Export = yes\n", 3, "did you mean export?"},
+    {DISK "color = red\n", 3, "\"color\": write one of export, read-only, accept-volatile"},
+    {DISK "= red\n", 3, "unknown key \"\""},
+    {DISK "export = nbd://h/b\n", 3, "export is given again, first in line 2"},
+    {"[gateway]\ndomid = 1\n# x\ndomid = 1\n", 4, "domid is given again, first in line 2"},
+    /* values */
+    {DISK "read-only = maybe\n", 3, "read-only = maybe: write yes or no"},
+    {DISK "read-only =\n", 3, "read-only has no value: write yes or no"},
+    {DISK "read-only = ; yes\n", 3, "read-only has no value"},
+    {DISK "read-only = yes # no\n", 3, "a comment after a value starts with ;"},
+    {"[gateway]\nworkers = 0\n", 2, "workers = 0: write a number from 1 to 64"},
+    {"[gateway]\nworkers = 65\n", 2, "from 1 to 64"},
+    {"[gateway]\nworkers = 0x2\n", 2, "from 1 to 64"},
+    {"[gateway]\nworkers = +2\n", 2, "from 1 to 64"},
+    {"[gateway]\nworkers = 2 3\n", 2, "from 1 to 64"},
+    {"[gateway]\nworkers = 99999999999999999999\n", 2, "from 1 to 64"},
+    {"[gateway]\ndomid = 32752\n", 2, "from 0 to 32751"},
+    {"[gateway]\nconnect-timeout = 9\n", 2, "from 1 to 8"},
+    {"[gateway]\nconnect-timeout = 2s\n", 2, "from 1 to 8"},
+    {"[gateway]\nlog-level = loud\n", 2, "write error, warning, info or debug"},
+    {"[gateway]\nlock = lock\n", 2, "write an absolute path"},
+    {DISKS "tls-psk-file = k\n", 3, "write an absolute path"},
+    {DISKS "tls-psk-file = /k\ntls-username = a b\n", 4, "write letters"},
+    {"[gateway]\nworkers = 2\n" DISK "worker = 2\n", 5,
+     "line 2 says workers = 2: write a number from 0 to 1"},
+    {DISK "worker = 63\n", 3, "write a number from 0 to"},
+    {DISK "worker = 64\n", 3, "worker = 64: write a number from 0 to 63"},
+    {"[disk a]\nexport = http://h/a\n", 2, "not an NBD URI: write nbd://HOST"},
+    {"[disk a]\nexport =\n", 2, "export has no value"},
+    {DISK "tls-psk-file = /k\n", 3, "export in line 2 is not encrypted: write nbds://"},
+    {DISK "tls-certificates = /k\n", 3, "not encrypted"},
+    {DISKS "tls-certificates = /k\ntls-psk-file = /k\n", 4, "keep the one its server uses"},
+    {DISKS "tls-username = me\n", 3, "tls-username without tls-psk-file"},
+};
+
+static void test_mistakes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(mistakes); i++) {
+        struct complaints complaints;
+        struct config *config = NULL;
+        char start[128];
+
+        if (load_bytes(mistakes[i].text, strlen(mistakes[i].text), &complaints, &config) != -EINVAL)
+            fail_msg("accepted: %s", mistakes[i].text);
+        assert_null(config);
+        snprintf(start, sizeof(start), "%s:%u: ", file, mistakes[i].line);
+        if (complaints.count != 1 || strncmp(complaints.text, start, strlen(start)) != 0 ||
+            !strstr(complaints.text, mistakes[i].complaint))
+            fail_msg("%s\nis answered with\n%snot with %s...%s", mistakes[i].text, complaints.text,
+                     start, mistakes[i].complaint);
+    }
+}
+
+static void test_all_mistakes_in_one_run(void **state)
+{
+    static const char text[] = "[gateway]\n"
+                               "workers = many\n"
+                               "what is this\n"
+                               "[disk a/b]\n"
+                               "shared = perhaps\n"
+                               "[disk c]\n"
+                               "export = nbd:///\n"
+                               "worker = 70\n"
+                               "[cdrom]\n"
+                               "export = x\n" /* whose rule? not one more mistake */
+                               "[disk d]\n";
+    static const unsigned lines[] = {2, 3, 4, 5, 4, 7, 8, 9, 11};
+    struct complaints complaints;
+    struct config *config = NULL;
+    const char *at = complaints.text;
+
+    (void)state;
+    assert_int_equal(load_bytes(text, strlen(text), &complaints, &config), -EINVAL);
+    for (size_t i = 0; i < COUNT(lines); i++) {
+        char start[128];
+
+        snprintf(start, sizeof(start), "%s:%u: ", file, lines[i]);
+        if (strncmp(at, start, strlen(start)) != 0)
+            fail_msg("complaint %zu is not of line %u:\n%s", i + 1, lines[i], complaints.text);
+        at = strchr(at, '\n') + 1;
+    }
+    assert_int_equal(complaints.count, COUNT(lines));
+}
+
+static void test_long_lines(void **state)
+{
+    static char text[3 * LIMIT_CONFIG_LINE_BYTES];
+    struct complaints complaints;
+    struct config *config = NULL;
+
+    (void)state;
+    /* The longest export name there is, all of it percent-encoded. */
+    strcpy(text, "[disk a]\nexport = nbd://host/");
+    for (unsigned i = 0; i < LIMIT_EXPORT_NAME_BYTES; i++)
+        strcat(text, "%41");
+    config = load(text);
+    assert_int_equal(strlen(config->disks[0].export_uri), 11 + 3 * LIMIT_EXPORT_NAME_BYTES);
+    config_free(config);
+    config = NULL;
+
+    strcat(text, "A");
+    assert_int_equal(load_bytes(text, strlen(text), &complaints, &config), -EINVAL);
+    assert_non_null(strstr(complaints.text, ":2: export = "));
+    assert_non_null(strstr(complaints.text, "name has 4097 bytes and NBD's limit is 4096"));
+
+    for (unsigned i = 0; i < 2; i++) { /* a long value, a long header */
+        strcpy(text, i == 0 ? "[gateway]\nlock = /" : "\n[disk ");
+        memset(text + strlen(text), 'a', LIMIT_CONFIG_LINE_BYTES);
+        strcat(text, i == 0 ? "\n" : "]\nexport = nbd://h/x\n");
+        assert_int_equal(load_bytes(text, strlen(text), &complaints, &config), -EINVAL);
+        assert_int_equal(complaints.count, 1);
+        assert_non_null(strstr(complaints.text, ":2: the line is longer than"));
+        memset(text, 0, sizeof(text));
+    }
+    assert_null(config);
+}
+
+static void test_files_that_are_none(void **state)
+{
+    static char big[LIMIT_CONFIG_BYTES + 1];
+    static const char nul[] = "[gateway]\nworkers = \0 2\n";
+    static const char utf16[] = "\xff\xfe[\0g\0";
+    struct complaints complaints = {0};
+    struct config *config = NULL;
+
+    (void)state;
+    assert_int_equal(config_load(directory, complain, &complaints, &config), -EISDIR);
+    assert_non_null(strstr(complaints.text, "cannot be read: Is a directory"));
+    complaints.text[0] = '\0';
+    assert_int_equal(config_load("/nowhere/x.conf", complain, &complaints, &config), -ENOENT);
+    assert_string_equal(complaints.text,
+                        "/nowhere/x.conf: cannot be read: No such file or directory\n");
+    assert_int_equal(complaints.count, 2);
+
+    memset(big, '\n', sizeof(big));
+    assert_int_equal(load_bytes(big, sizeof(big), &complaints, &config), -EFBIG);
+    assert_int_equal(complaints.count, 1);
+    assert_int_equal(load_bytes(nul, sizeof(nul) - 1, &complaints, &config), -EINVAL);
+    assert_non_null(strstr(complaints.text, ":2: byte 0x00 is not text"));
+    assert_int_equal(load_bytes(utf16, sizeof(utf16) - 1, &complaints, &config), -EINVAL);
+    assert_int_equal(complaints.count, 1);
+    assert_null(config);
+}
+
+static void test_too_many_disks(void **state)
+{
+    char *text = malloc(LIMIT_DISKS * 64);
+    size_t used = 0;
+    struct complaints complaints;
+    struct config *config = NULL;
+
+    (void)state;
+    assert_non_null(text);
+    for (unsigned i = 0; i <= LIMIT_DISKS; i++) {
+        if (i == LIMIT_DISKS) {
+            config = load(text);
+            assert_int_equal(config->disk_count, LIMIT_DISKS);
+            config_free(config);
+            config = NULL;
+        }
+        used += (size_t)sprintf(text + used, "[disk d%u]\nexport = nbd://host/x\n", i);
+    }
+    assert_int_equal(load_bytes(text, used, &complaints, &config), -EINVAL);
+    assert_int_equal(complaints.count, 1);
+    assert_non_null(strstr(complaints.text, ":8193: more than 4096 disks"));
+    free(text);
+}
+
+/* -- the sample ---------------------------------------------------------------------------- */
+
+static void test_sample(void **state)
+{
+    char *text = sample();
+    struct config *config = load(text);
+
+    (void)state;
+    assert_int_equal(config->disk_count, 0);
+    config_free(config);
+    free(text);
+
+    text = sample_in_effect();
+    config = load(text);
+    assert_int_equal(config->disk_count, 4);
+    assert_int_equal(config->connect_timeout_ms, LIMIT_CONNECT_MS);
+    assert_true(config_disk_find(config, "install")->readonly);
+    assert_string_equal(config_disk_find(config, "secret")->tls_username, "xenhost1");
+    assert_string_equal(config_disk_find(config, "certified")->tls_certificates,
+                        "/etc/pki/blkgate");
+    config_free(config);
+    free(text);
+}
+
+/* xorshift: the same bytes in every run. */
+static uint32_t random_next(uint32_t *seed)
+{
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 17;
+    *seed ^= *seed << 5;
+    return *seed;
+}
+
+/* Either a configuration that prints and reads back, or complaints: never both, never neither. */
+static void load_anything(const char *bytes, size_t length)
+{
+    struct complaints complaints;
+    struct config *config = NULL;
+    const int error = load_bytes(bytes, length, &complaints, &config);
+
+    if (error < 0) {
+        assert_int_equal(error, -EINVAL);
+        assert_true(complaints.count > 0);
+        assert_null(config);
+        return;
+    }
+    assert_int_equal(complaints.count, 0);
+    {
+        char *first = print(config);
+        struct config *again = load(first);
+        char *second = print(again);
+
+        assert_string_equal(first, second);
+        free(first);
+        free(second);
+        config_free(again);
+        config_free(config);
+    }
+}
+
+static void test_junk(void **state)
+{
+    static const char signs[] = "[]=:;# \n\tdiskgateway\xef\xbb\xbf"; /* and its NUL */
+    uint32_t seed = 20051117;
+    char bytes[512];
+
+    (void)state;
+    for (unsigned round = 0; round < 2000; round++) {
+        const size_t length = random_next(&seed) % sizeof(bytes);
+
+        for (size_t i = 0; i < length; i++)
+            bytes[i] = round % 2 ? (char)random_next(&seed)
+                                 : signs[random_next(&seed) % (sizeof(signs) - round / 2 % 2)];
+        load_anything(bytes, length);
+    }
+}
+
+static void test_mutations(void **state)
+{
+    char *text = sample_in_effect();
+    const size_t length = strlen(text);
+    char *mutant = malloc(2 * length);
+    uint32_t seed = 4711;
+
+    (void)state;
+    assert_non_null(mutant);
+    for (unsigned round = 0; round < 4000; round++) {
+        size_t bytes = length;
+
+        memcpy(mutant, text, length);
+        for (unsigned change = random_next(&seed) % 3; change < 3; change++) {
+            const size_t at = random_next(&seed) % bytes;
+            const size_t count = random_next(&seed) % (bytes - at) % 40;
+
+            switch (random_next(&seed) % 4) {
+            case 0: mutant[at] = (char)random_next(&seed); break;
+            case 1: mutant[at] = "\n =;[]:%?/"[random_next(&seed) % 10]; break;
+            case 2: /* a piece is lost */
+                memmove(mutant + at, mutant + at + count, bytes - at - count);
+                bytes -= count;
+                break;
+            default: /* a piece stands where another was */
+                memmove(mutant + random_next(&seed) % (bytes - count), mutant + at, count);
+            }
+        }
+        load_anything(mutant, bytes);
+    }
+    free(mutant);
+    free(text);
+}
+
+/* -- URIs ---------------------------------------------------------------------------------- */
+
+static const char *const good_uris[] = {
+    "nbd://host",
+    "nbd://host/",
+    "nbd://host/export",
+    "nbd://host:1/a/b//c",
+    "nbds://192.0.2.1:65535/x",
+    "nbd://[2001:db8::1]/x",
+    "nbd://[::1]:10809/x",
+    "nbd://a_b.example.org./%C3%BC%20a",
+    "nbd+unix:///?socket=/run/nbd.sock",
+    "nbds+unix:///a%2Fb?socket=/run/a%20b%26c.sock",
+    "nbd+unix:////abs?socket=/s&",
+    "nbd://host/a;b,c=d&e",
+};
+
+static const struct {
+    const char *uri;
+    const char *reason; /* a part of it */
+} bad_uris[] = {
+    {"", "not an NBD URI: write nbd://HOST[:PORT]/EXPORT"},
+    {"root", "not an NBD URI"},
+    {"nbd:host:10809", "not an NBD URI"},
+    {"nbd:/host", "not an NBD URI"},
+    {"NBD://host/x", "not an NBD URI"},
+    {"nbd+vsock://2/x", "not an NBD URI"},
+    {"nbd+ssh://host/x", "not an NBD URI"},
+    {" nbd://host/x", "byte 0x20 at position 1: write it as %20"},
+    {"nbd://host/\n", "byte 0x0a"},
+    {"nbd://host/\xc3\xbc", "byte 0xc3 at position 12: write it as %C3"},
+    {"nbd://host/a#b", "character # at position 13: write it as %23"},
+    {"nbd://host/%4", "without two hexadecimal digits"},
+    {"nbd://host/%", "without two hexadecimal digits"},
+    {"nbd://host/%0g", "without two hexadecimal digits"},
+    {"nbd://host/%00", "control character %00"},
+    {"nbd://host/a%0ab", "export's name holds the control character %0A"},
+    {"nbd://host/%7f", "control character %7F"},
+    {"nbd://", "host is missing"},
+    {"nbd:///x", "host is missing: write nbd://HOST/EXPORT, or nbd+unix"},
+    {"nbd://:10809/x", "host is missing"},
+    {"nbd://ho%20st/x", "host holds %"},
+    {"nbd://me@host/x", "tls-username"},
+    {"nbd://host:/x", "from 1 to 65535"},
+    {"nbd://host:0/x", "from 1 to 65535"},
+    {"nbd://host:65536/x", "from 1 to 65535"},
+    {"nbd://host:100000000000/x", "from 1 to 65535"},
+    {"nbd://host:1a/x", "from 1 to 65535"},
+    {"nbd://2001:db8::1/x", "needs brackets"},
+    {"nbd://[2001:db8::1/x", "[ without ]"},
+    {"nbd://[]/x", "no IPv6 address"},
+    {"nbd://[192.0.2.1]/x", "no IPv6 address"},
+    {"nbd://[fe80::1%25eth0]/x", "no IPv6 address"},
+    {"nbd://[::1]x/x", "\"x\" after the host"},
+    {"nbd://[::1]:/x", "from 1 to 65535"},
+    {"nbd://host/x?", "nothing may follow a ?"},
+    {"nbd://host/x?socket=/s", "socket= needs nbd+unix:///"},
+    {"nbds://host/x?tls-psk-file=/k", "tls- keys"},
+    {"nbd+unix://host/x?socket=/s", "three slashes"},
+    {"nbd+unix://?socket=/s", "three slashes"},
+    {"nbd+unix:///x", "socket is missing"},
+    {"nbd+unix:///x?", "socket is missing"},
+    {"nbd+unix:///x?socket", "unknown parameter \"socket\""},
+    {"nbd+unix:///x?socket=", "not absolute"},
+    {"nbd+unix:///x?socket=s", "not absolute: write socket=/PATH"},
+    {"nbd+unix:///x?socket=/s&socket=/s", "given twice"},
+    {"nbd+unix:///x?socket=/s;x=1", "unknown parameter \"x=1\": only socket=/PATH"},
+    {"nbd+unix:///x?&socket=/s", "unknown parameter \"\""},
+    {"nbds+unix:///x?socket=/s&tls-certificates=/k", "keys tls-certificates, tls-psk-file"},
+    {"nbd+unix:///x?socket=/%00", "socket's path holds the control character %00"},
+};
+
+static void test_uris(void **state)
+{
+    char reason[LIMIT_REASON_BYTES];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(good_uris); i++)
+        if (config_uri_check(good_uris[i], reason, sizeof(reason)) != 0)
+            fail_msg("%s is refused: %s", good_uris[i], reason);
+    for (size_t i = 0; i < COUNT(bad_uris); i++) {
+        if (config_uri_check(bad_uris[i].uri, reason, sizeof(reason)) != -EINVAL)
+            fail_msg("%s is accepted", bad_uris[i].uri);
+        if (!strstr(reason, bad_uris[i].reason))
+            fail_msg("%s: %s\nand not: %s", bad_uris[i].uri, reason, bad_uris[i].reason);
+        if (strlen(reason) == sizeof(reason) - 1)
+            fail_msg("%s: the reason was cut: %s", bad_uris[i].uri, reason);
+    }
+}
+
+static void test_uri_bounds(void **state)
+{
+    char reason[LIMIT_REASON_BYTES];
+    char uri[512];
+    char tiny[4];
+
+    (void)state;
+    for (int length = 106; length <= 109; length++) { /* sun_path takes 107 and a NUL */
+        snprintf(uri, sizeof(uri), "nbd+unix:///x?socket=/%0*d", length - 1, 0);
+        assert_int_equal(config_uri_check(uri, reason, sizeof(reason)),
+                         length <= 107 ? 0 : -EINVAL);
+        if (length > 107)
+            assert_non_null(strstr(reason, "at most 107"));
+    }
+    for (int length = 253; length <= 254; length++) {
+        snprintf(uri, sizeof(uri), "nbd://%0*d/x", length, 0);
+        assert_int_equal(config_uri_check(uri, reason, sizeof(reason)),
+                         length <= 253 ? 0 : -EINVAL);
+    }
+    assert_int_equal(config_uri_check("nbd:///", tiny, sizeof(tiny)), -EINVAL);
+    assert_string_equal(tiny, "the");
+    assert_int_equal(config_uri_check("nbd:///", NULL, 0), -EINVAL);
+}
+
+static void test_disk_from_uri(void **state)
+{
+    struct config_disk *disk = NULL;
+
+    (void)state;
+    assert_int_equal(config_disk_from_uri("nbd:///x", &disk), -EINVAL);
+    assert_null(disk);
+    assert_int_equal(config_disk_from_uri("nbds://host/x", &disk), 0);
+    assert_string_equal(disk->name, "nbds://host/x");
+    assert_string_equal(disk->export_uri, "nbds://host/x");
+    assert_int_equal(disk->worker, -1);
+    assert_false(disk->readonly || disk->accept_volatile || disk->shared);
+    config_disk_free(disk);
+    config_disk_free(NULL);
+}
+
+static int make_directory(void **state)
+{
+    (void)state;
+    if (!mkdtemp(directory))
+        return -1;
+    snprintf(file, sizeof(file), "%s/x.conf", directory);
+    return 0;
+}
+
+static int remove_directory(void **state)
+{
+    (void)state;
+    unlink(file);
+    return rmdir(directory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_print_reads_back),
+        cmocka_unit_test(test_shapes_of_text),
+        cmocka_unit_test(test_long_comment),
+        cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_all_mistakes_in_one_run),
+        cmocka_unit_test(test_long_lines),
+        cmocka_unit_test(test_files_that_are_none),
+        cmocka_unit_test(test_too_many_disks),
+        cmocka_unit_test(test_sample),
+        cmocka_unit_test(test_junk),
+        cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_uris),
+        cmocka_unit_test(test_uri_bounds),
+        cmocka_unit_test(test_disk_from_uri),
+    };
+
+    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}
