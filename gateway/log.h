@@ -1,13 +1,14 @@
 /*
  * log: lines for people, on stderr, thread-safe, one write(2) a line.
  *
- * Under systemd (JOURNAL_STREAM names our stderr) lines carry the <N> priority prefix that journald
- * reads; otherwise time and level. Only the edges of the daemon log (main, backend, vbd, disk); the core
- * returns errors. A line says what could not be done, to which disk, with what consequence.
+ * Under systemd (JOURNAL_STREAM names our stderr) lines carry the <N> priority prefix that
+ * journald reads; otherwise time and level. Only the edges of the daemon log (main, backend, vbd,
+ * disk); the core returns errors. A line says what could not be done, to which disk, with what
+ * consequence.
  *
  * What a guest or server can cause goes through a struct log_limit: LIMIT_LOG_LINES in
- * LIMIT_LOG_WINDOW_MS, then, with the next line after it, one counting what was left out. Text from guests, servers and
- * xenstore is made printable before it reaches the terminal.
+ * LIMIT_LOG_WINDOW_MS; the first line after that is preceded by one that counts what was left out.
+ * Text from guests, servers and xenstore is made printable before it reaches the terminal.
  */
 #ifndef BLKGATE_GATEWAY_LOG_H
 #define BLKGATE_GATEWAY_LOG_H
