@@ -96,6 +96,15 @@ static int queue_publish(struct front *front, xs_transaction_t t, const char *di
     return err | guest_xs_write(front->guest, t, dir, "event-channel", "%u", queue->port);
 }
 
+/* An earlier life of the frontend may have written one. */
+static void protocol_remove(struct front *front, xs_transaction_t t)
+{
+    char path[160];
+
+    snprintf(path, sizeof(path), "%s/protocol", front->disk->frontend);
+    xs_rm(front->guest->xs, t, path);
+}
+
 int front_ring_publish(struct front *front)
 {
     const char *dir = front->disk->frontend;
@@ -120,6 +129,8 @@ int front_ring_publish(struct front *front)
         }
         if (front->abi->protocol)
             err |= guest_xs_write(guest, t, dir, "protocol", "%s", front->abi->protocol);
+        else
+            protocol_remove(front, t);
         err |= guest_xs_write(guest, t, dir, "feature-persistent", "0");
         if (front->direct_to_4)
             err |= guest_xs_write(guest, t, dir, "state", "4");
@@ -167,11 +178,27 @@ int front_connect(struct front *front)
     return front->direct_to_4 ? 0 : front_state_set(front, STATE_CONNECTED);
 }
 
-/* Linux takes the backend's 5 or 6 for the answer to its 5; OVMF wants exactly 5 first. */
+/* Linux takes the backend's 5 or 6 for the answer to its 5. From state 4 it must be 5, as OVMF
+ * gives up at anything else; from elsewhere a backend may already be, or stay, at 6. */
+static int closing_wait(struct front *front, int before)
+{
+    int64_t deadline_ms = guest_clock_ms() + front->timeout_ms;
+
+    if (before == STATE_CONNECTED)
+        return tool_wait_state(front->disk, STATE_CLOSING, front->timeout_ms);
+    while (tool_state(front->disk) != STATE_CLOSED && guest_clock_ms() < deadline_ms) {
+        if (tool_state(front->disk) == STATE_CLOSING)
+            return 0;
+        guest_wait(front->guest, 2);
+    }
+    return tool_wait_state(front->disk, STATE_CLOSED, 0);
+}
+
 int front_close(struct front *front)
 {
-    if (front_state_set(front, STATE_CLOSING) ||
-        tool_wait_state(front->disk, STATE_CLOSING, front->timeout_ms) ||
+    int before = tool_state(front->disk);
+
+    if (front_state_set(front, STATE_CLOSING) || closing_wait(front, before) ||
         front_state_set(front, STATE_CLOSED) ||
         tool_wait_state(front->disk, STATE_CLOSED, front->timeout_ms))
         return -1;

@@ -38,12 +38,13 @@ static int dir_make(struct tool_disk *disk, xs_transaction_t t, const char *dir,
 
 static int backend_nodes(struct tool_disk *disk, xs_transaction_t t, const char *dir)
 {
-    const char *type = strcmp(disk->kind, "qdisk") == 0 ? "qdisk" : "phy";
+    bool qdisk = strcmp(disk->kind, "qdisk") == 0, vbd3 = strcmp(disk->kind, "vbd3") == 0;
+    const char *type = qdisk ? "qdisk" : vbd3 ? "tap" : "phy";
     struct guest *g = disk->guest;
     int err = 0;
 
     err |= guest_xs_write(g, t, dir, "frontend", "%s", disk->frontend);
-    err |= guest_xs_write(g, t, dir, "params", "%s%s", *type == 'q' ? "aio:" : "", disk->params);
+    err |= guest_xs_write(g, t, dir, "params", "%s%s", qdisk || vbd3 ? "aio:" : "", disk->params);
     if (disk->script)
         err |= guest_xs_write(g, t, dir, "script", "%s", disk->script);
     err |= guest_xs_write(g, t, dir, "frontend-id", "%u", g->domid);

@@ -52,3 +52,8 @@ sim_program(conform ${SIM_DIR}/conform.c)
 target_link_libraries(conform PRIVATE PkgConfig::XENGNTTAB PkgConfig::XENEVTCHN)
 add_test(NAME sim-conform COMMAND ${SIM_DIR}/conform.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(sim-conform PROPERTIES LABELS unit TIMEOUT 60)
+
+sim_program(selftest ${SIM_DIR}/selftest.c)
+target_link_libraries(selftest PRIVATE simguest-lib PkgConfig::XENGNTTAB PkgConfig::XENEVTCHN)
+add_test(NAME sim-selftest COMMAND ${SIM_DIR}/selftest.sh ${CMAKE_BINARY_DIR})
+set_tests_properties(sim-selftest PROPERTIES LABELS unit TIMEOUT 120)

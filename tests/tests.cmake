@@ -1,0 +1,3 @@
+# What ctest runs. A level that is not there is no error: it is then not run.
+include(tests/unit/unit.cmake OPTIONAL)
+include(tests/sim/sim.cmake)
