@@ -46,6 +46,8 @@ enum limits {
     LIMIT_UNCLAIMED_MS = 3000,     /* a vbd node still in state 1: no xen-blkback will claim it */
     LIMIT_XENSTORE_HEARTBEAT_MS = 5000, /* a dead xenstored is silent: ask it */
     LIMIT_XENSTORE_RETRY_MS = 1000,
+    LIMIT_XENSTORE_TRIES = 64,     /* of a transaction that others keep winning (oxenstored) */
+    LIMIT_XENSTORE_EVENTS = 4096,  /* watch events taken before the loop looks elsewhere */
     LIMIT_BIND_RETRY_MS = 1000,    /* an event channel still held by a predecessor */
 
     /* -- log ---------------------------------------------------------------------------------- */

@@ -1,0 +1,204 @@
+/*
+ * vbd_ring: see vbd_ring.h.
+ *
+ * blkfront writes ring-page-order and multi-queue-num-queues only if they say more than the
+ * default, and never removes them: after a kexec into a kernel with other settings the old ones
+ * still lie there. So, where we offered only the default (hence nobody could rightly ask for more)
+ * and the plain nodes are in order, the plain nodes count.
+ */
+#include "gateway/vbd_ring.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proto/xenbus.h"
+
+enum { VALUE_BYTES = 64, KEY_BYTES = 64, RING_ORDER_MAX = 4 };
+
+_Static_assert(1 << RING_ORDER_MAX == LIMIT_RING_PAGES, "the greatest ring order");
+
+struct reading {
+    const struct vbd_ring_source *source;
+    char *reason;
+};
+
+__attribute__((format(printf, 2, 3))) static int refuse(struct reading *reading, const char *format,
+                                                        ...)
+{
+    va_list list;
+
+    va_start(list, format);
+    vsnprintf(reading->reason, LIMIT_REASON_BYTES, format, list);
+    va_end(list);
+    return -EPROTO;
+}
+
+/* A number in min..max at F/key. -ENOENT: no such node (no reason given). */
+static int read_number(struct reading *reading, const char *key, uint32_t min, uint32_t max,
+                       uint32_t *ret_value)
+{
+    char text[VALUE_BYTES];
+    uint32_t value = 0;
+    int ret = reading->source->read(reading->source->arg, key, text, sizeof(text));
+
+    if (ret == -EMSGSIZE || ret == -EILSEQ)
+        return refuse(reading, "the frontend's %s is not a number", key);
+    if (ret < 0)
+        return ret;
+    ret = xenbus_parse_u32(text, max, &value);
+    if (ret == -EINVAL)
+        return refuse(reading, "the frontend's %s is \"%s\", not a number", key, text);
+    if (ret < 0 || value < min)
+        return refuse(reading, "the frontend's %s is %s, not within %u .. %u", key, text, min, max);
+    *ret_value = value;
+    return 0;
+}
+
+static int need_number(struct reading *reading, const char *key, uint32_t min, uint32_t max,
+                       uint32_t *ret_value)
+{
+    int ret = read_number(reading, key, min, max, ret_value);
+
+    return ret == -ENOENT ? refuse(reading, "the frontend has no %s", key) : ret;
+}
+
+static int read_protocol(struct reading *reading, enum blkif_abi *ret_abi)
+{
+    char text[VALUE_BYTES];
+    int ret = reading->source->read(reading->source->arg, KEY_PROTOCOL, text, sizeof(text));
+
+    if (ret == -ENOENT)
+        return blkif_abi_parse(NULL, ret_abi) < 0 ? refuse(reading, "no protocol named") : 0;
+    if (ret == -EMSGSIZE || ret == -EILSEQ)
+        return refuse(reading, "the frontend's protocol is unknown");
+    if (ret < 0)
+        return ret;
+    if (blkif_abi_parse(text, ret_abi) < 0)
+        return refuse(reading, "the frontend's protocol is \"%s\", which is unknown", text);
+    return 0;
+}
+
+/* One ring below `prefix`: its plain form, or 1 << order numbered references. */
+static int read_ring(struct reading *reading, const char *prefix, int order,
+                     struct disk_ring *ret_ring)
+{
+    struct disk_ring ring = {.page_count = 1};
+    char key[KEY_BYTES];
+    int ret;
+
+    if (order < 0) {
+        snprintf(key, sizeof(key), "%s" KEY_RING_REF, prefix);
+        ret = need_number(reading, key, 1, UINT32_MAX, &ring.refs[0]);
+        if (ret < 0)
+            return ret;
+    } else {
+        ring.page_count = 1u << order;
+        for (uint32_t page = 0; page < ring.page_count; page++) {
+            snprintf(key, sizeof(key), "%s" KEY_RING_REF "%u", prefix, page);
+            ret = need_number(reading, key, 1, UINT32_MAX, &ring.refs[page]);
+            if (ret < 0)
+                return ret;
+        }
+    }
+    snprintf(key, sizeof(key), "%s" KEY_EVENT_CHANNEL, prefix);
+    ret = need_number(reading, key, 1, UINT32_MAX, &ring.event_channel);
+    if (ret < 0)
+        return ret;
+    *ret_ring = ring;
+    return 0;
+}
+
+static int refuse_duplicates(struct reading *reading, const struct disk_order *order)
+{
+    uint32_t refs[LIMIT_QUEUES * LIMIT_RING_PAGES];
+    uint32_t count = 0;
+
+    for (uint32_t q = 0; q < order->queue_count; q++) {
+        const struct disk_ring *ring = &order->queue[q];
+
+        for (uint32_t earlier = 0; earlier < q; earlier++)
+            if (order->queue[earlier].event_channel == ring->event_channel)
+                return refuse(reading, "the frontend names event channel %u twice",
+                              ring->event_channel);
+        for (uint32_t page = 0; page < ring->page_count; page++) {
+            for (uint32_t earlier = 0; earlier < count; earlier++)
+                if (refs[earlier] == ring->refs[page])
+                    return refuse(reading, "the frontend names ring-ref %u twice",
+                                  ring->refs[page]);
+            refs[count++] = ring->refs[page];
+        }
+    }
+    return 0;
+}
+
+/* Is there one ring of one page in the plain nodes? */
+static bool plain_ring(const struct vbd_ring_source *source, struct disk_ring *ret_ring)
+{
+    char unused[LIMIT_REASON_BYTES];
+    struct reading reading = {.source = source, .reason = unused};
+
+    return read_ring(&reading, "", -1, ret_ring) == 0;
+}
+
+int vbd_ring_read(const struct vbd_ring_source *source, struct disk_order *ret_order,
+                  char ret_reason[static LIMIT_REASON_BYTES])
+{
+    struct reading reading = {.source = source, .reason = ret_reason};
+    struct disk_order order = {.queue_count = 1};
+    uint32_t page_order = 0;
+    bool numbered, more;
+    int ret;
+
+    ret = read_protocol(&reading, &order.abi);
+    if (ret < 0)
+        return ret;
+    ret = read_number(&reading, KEY_NUM_QUEUES, 1, LIMIT_QUEUES, &order.queue_count);
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    ret = read_number(&reading, KEY_RING_ORDER, 0, RING_ORDER_MAX, &page_order);
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    numbered = ret == 0; /* present, even 0, means numbered references */
+
+    more = (order.queue_count > 1 && source->queues_offered <= 1) ||
+           (page_order > 0 && source->order_offered == 0);
+    if (more && plain_ring(source, &order.queue[0])) {
+        order.queue_count = 1;
+    } else if (order.queue_count == 1) {
+        ret = read_ring(&reading, "", numbered ? (int)page_order : -1, &order.queue[0]);
+        if (ret < 0)
+            return ret;
+    } else {
+        for (uint32_t q = 0; q < order.queue_count; q++) {
+            char prefix[KEY_BYTES / 2];
+
+            snprintf(prefix, sizeof(prefix), "queue-%u/", q);
+            ret = read_ring(&reading, prefix, numbered ? (int)page_order : -1, &order.queue[q]);
+            if (ret < 0)
+                return ret;
+        }
+    }
+    ret = refuse_duplicates(&reading, &order);
+    if (ret < 0)
+        return ret;
+    ret_order->abi = order.abi;
+    ret_order->queue_count = order.queue_count;
+    memcpy(ret_order->queue, order.queue, sizeof(order.queue));
+    return 0;
+}
+
+bool vbd_ring_same(const struct disk_order *one, const struct disk_order *other)
+{
+    if (one->abi != other->abi || one->queue_count != other->queue_count)
+        return false;
+    for (uint32_t q = 0; q < one->queue_count; q++) {
+        const struct disk_ring *a = &one->queue[q], *b = &other->queue[q];
+
+        if (a->page_count != b->page_count || a->event_channel != b->event_channel ||
+            memcmp(a->refs, b->refs, a->page_count * sizeof(a->refs[0])) != 0)
+            return false;
+    }
+    return true;
+}
