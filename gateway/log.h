@@ -29,8 +29,8 @@ void log_set_level(enum log_level level);
 /* `who` is a disk's name, or NULL for the daemon itself. */
 void log_line(enum log_level level, const char *who, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-void log_limited(struct log_limit *limit, enum log_level level, const char *who,
-                 const char *format, ...) __attribute__((format(printf, 4, 5)));
+void log_limited(struct log_limit *limit, enum log_level level, const char *who, const char *format,
+                 ...) __attribute__((format(printf, 4, 5)));
 
 #define log_error(who, ...)   log_line(LOG_LEVEL_ERROR, who, __VA_ARGS__)
 #define log_warning(who, ...) log_line(LOG_LEVEL_WARNING, who, __VA_ARGS__)
