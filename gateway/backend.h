@@ -13,8 +13,8 @@ struct config;
 struct worker;
 
 /* Connects to xenstore, scans once, starts the thread. `config` and `workers` must outlive it. */
-int backend_start(const struct config *config, struct worker *const *workers,
-                  unsigned worker_count, struct backend **ret_backend);
+int backend_start(const struct config *config, struct worker *const *workers, unsigned worker_count,
+                  struct backend **ret_backend);
 
 /* Clean stop: every connected disk is drained, flushed and released while its xenstore state stays
  * as it is (a later start takes it up again, see vbd.h); returns when all disks have ENDED. */

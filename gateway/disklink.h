@@ -83,8 +83,8 @@ enum disk_phase {
 
 struct disk_properties {
     uint64_t capacity_sectors;
-    bool readonly;                 /* by mode, config or server */
-    bool flush;                    /* publish feature-flush-cache */
+    bool readonly;                  /* by mode, config or server */
+    bool flush;                     /* publish feature-flush-cache */
     uint32_t physical_sector_bytes; /* 512 .. 4096 */
 };
 

@@ -6,8 +6,6 @@
 #include <string.h>
 
 enum {
-    DOMID_MAX = 0x7fef, /* DOMID_FIRST_RESERVED is 0x7ff0 */
-
     MAJOR_HD0 = 3,
     MAJOR_SD = 8,
     MAJOR_HD1 = 22,
@@ -398,7 +396,7 @@ int xenbus_place_parse(const char *path, const char *root, struct xenbus_place *
     if (strncmp(path, root, root_length) != 0 || path[root_length] != '/')
         return -EINVAL;
     path += root_length + 1;
-    if (parse_component(&path, DOMID_MAX, &domid) < 0)
+    if (parse_component(&path, XENBUS_DOMID_MAX, &domid) < 0)
         return -EINVAL;
     place.domid = (uint16_t)domid;
     place.depth = 1;

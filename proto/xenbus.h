@@ -62,6 +62,8 @@
 #define KEY_BLKGATE_STATUS   "blkgate-status"
 #define KEY_BLKGATE_RELEASED "blkgate-released"
 
+enum { XENBUS_DOMID_MAX = 0x7fef }; /* DOMID_FIRST_RESERVED is 0x7ff0 */
+
 enum xenbus_info { XENBUS_INFO_CDROM = 1, XENBUS_INFO_REMOVABLE = 2, XENBUS_INFO_READONLY = 4 };
 
 enum xenbus_state {

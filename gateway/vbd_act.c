@@ -1,0 +1,304 @@
+/*
+ * vbd_act: the actions that xenbus_decide names, carried out for a vbd. Invariants: vbd.c.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gateway/config.h"
+#include "gateway/vbd_private.h"
+
+static void spend(struct vbd *vbd, enum xenbus_state frontend)
+{
+    vbd->spent = true;
+    vbd->spent_at = frontend;
+}
+
+/* -- writing into B ------------------------------------------------------------------------ */
+
+/* Trouble with a read or write: nothing was changed. Look again, at once if B has changed. */
+void vbd_not_now(struct vbd *vbd, const char *what, int error)
+{
+    if (error == -ENOENT || error == -ESTALE) {
+        vbd_mark(vbd);
+    } else if (error != -ENOTCONN) { /* after which everything is looked at anyway */
+        log_limited(&vbd->chatter, LOG_LEVEL_ERROR, vbd->name, "%s: xenstore says %s, trying again",
+                    what, strerror(-error));
+        vbd_wake_in(vbd, LIMIT_XENSTORE_RETRY_MS);
+    }
+}
+
+/* Moves B/state from what was seen, together with other nodes. */
+static int go(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to,
+              const struct vbd_write *writes, unsigned count)
+{
+    int ret;
+
+    assert(xenbus_may_go(seen->own, to));
+    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, to, writes, count);
+    if (ret < 0) {
+        vbd_not_now(vbd, "state not written", ret);
+        return ret;
+    }
+    vbd->known = to;
+    vbd_mark(vbd);
+    return 0;
+}
+
+void vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    char status[sizeof(vbd->status)];
+    struct vbd_write write = {KEY_BLKGATE_STATUS, status};
+    const char *text;
+    int ret;
+
+    switch (vbd->state) {
+    case VBD_OPENING: text = "opening"; break;
+    case VBD_READY:
+    case VBD_CONNECTING:
+    case VBD_CONNECTED:
+    case VBD_SERVING: text = "ready"; break;
+    case VBD_BROKEN:
+    case VBD_FAILED: text = "failed: "; break;
+    case VBD_HELD: text = "held: "; break;
+    case VBD_IDLE: text = vbd->spent ? "failed: " : vbd->waiting ? "opening" : NULL; break;
+    default: text = NULL; break;
+    }
+    if (!text || seen->own == XENBUS_ABSENT)
+        return;
+    snprintf(status, sizeof(status), "%s%s", text, strchr(text, ':') ? vbd->reason : "");
+    if (strcmp(status, vbd->status) == 0)
+        return;
+    ret = vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT, XENBUS_ABSENT, &write, 1);
+    if (ret < 0)
+        vbd_not_now(vbd, "status not written", ret);
+    else
+        memcpy(vbd->status, status, sizeof(status));
+}
+
+/* -- actions ------------------------------------------------------------------------------- */
+
+static int make_link(struct vbd *vbd)
+{
+    struct disklink_spec spec = {
+        .config = vbd->disk,
+        .domid = vbd->domid,
+        .readonly = vbd_is_readonly(vbd),
+        .connect_timeout_ms = vbd->host->config->connect_timeout_ms,
+    };
+
+    snprintf(spec.name, sizeof(spec.name), "%s", vbd->name);
+    return disklink_create(&spec, vbd->host->box, vbd_on_report, vbd, &vbd->link);
+}
+
+static void cannot_open(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    spend(vbd, seen->frontend);
+    log_limited(&vbd->chatter, LOG_LEVEL_ERROR, vbd->name, "cannot be opened: %s", vbd->reason);
+    vbd_mark(vbd);
+}
+
+static void do_open(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    bool first = !vbd->link;
+    int ret;
+
+    vbd->waiting = false;
+    if (!vbd->disk && vbd_nodes_disk(&vbd->node, vbd->host->config, &vbd->disk, &vbd->own_disk,
+                                     vbd->reason) < 0) {
+        cannot_open(vbd, seen);
+        return;
+    }
+    ret = vbd->host->claim(vbd->host, vbd, vbd->reason);
+    if (ret == -EAGAIN) {
+        vbd->waiting = true;
+        vbd_show_status(vbd, seen);
+        return;
+    }
+    if (ret < 0) {
+        cannot_open(vbd, seen);
+        return;
+    }
+    ret = first ? make_link(vbd) : 0;
+    if (ret < 0)
+        goto no_link;
+    vbd->order.life++;
+    vbd->served = false;
+    memset(&vbd->report, 0, sizeof(vbd->report));
+    vbd_order(vbd, DISK_WANT_OPEN);
+    ret = first ? vbd->host->place(vbd->host, vbd->link) : 0;
+    if (ret < 0) {
+        disklink_destroy(vbd->link);
+        vbd->link = NULL;
+        goto no_link;
+    }
+    vbd_set_state(vbd, VBD_OPENING);
+    vbd_mark(vbd);
+    return;
+no_link:
+    snprintf(vbd->reason, sizeof(vbd->reason), "no worker takes it: %s", strerror(-ret));
+    cannot_open(vbd, seen);
+}
+
+static void do_offer(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    const struct vbd_write writes[] = {
+        {KEY_MAX_INDIRECT, "0"},
+        {KEY_MAX_RING_ORDER, "0"},
+        {KEY_MAX_QUEUES, "1"},
+    };
+
+    (void)go(vbd, seen, XENBUS_INIT_WAIT, writes, sizeof(writes) / sizeof(*writes));
+}
+
+static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    struct vbd_write release = {KEY_BLKGATE_RELEASED, NULL};
+    char reason[LIMIT_REASON_BYTES];
+    int ret = vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &vbd->order, reason);
+
+    if (ret == -EPROTO) {
+        vbd_break(vbd, reason);
+        vbd_mark(vbd);
+        return;
+    }
+    if (ret < 0) {
+        vbd_not_now(vbd, "not connected", ret);
+        return;
+    }
+    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, &release, 1);
+    if (ret < 0) {
+        vbd_not_now(vbd, "not connected", ret);
+        return;
+    }
+    vbd->served = true; /* from here on requests may be in flight */
+    vbd_order(vbd, DISK_WANT_CONNECT);
+    vbd_set_state(vbd, VBD_CONNECTING);
+    vbd_mark(vbd);
+}
+
+static void do_serve(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    const struct disk_properties *properties = &vbd->report.properties;
+    unsigned info = (vbd->node.cdrom ? XENBUS_INFO_CDROM : 0u) |
+                    (vbd->node.removable ? XENBUS_INFO_REMOVABLE : 0u) |
+                    (properties->readonly ? XENBUS_INFO_READONLY : 0u);
+    char sectors[24], physical[16], info_text[16];
+    const struct vbd_write writes[] = {
+        {KEY_FEATURE_BARRIER, "0"}, {KEY_FEATURE_FLUSH, properties->flush ? "1" : "0"},
+        {KEY_FEATURE_DISCARD, "0"}, {KEY_FEATURE_PERSISTENT, "0"},
+        {KEY_MAX_INDIRECT, "0"},    {KEY_SECTORS, sectors},
+        {KEY_SECTOR_SIZE, "512"},   {KEY_PHYSICAL_SECTOR, physical},
+        {KEY_INFO, info_text},
+    };
+
+    snprintf(sectors, sizeof(sectors), "%" PRIu64, properties->capacity_sectors);
+    snprintf(physical, sizeof(physical), "%" PRIu32, properties->physical_sector_bytes);
+    snprintf(info_text, sizeof(info_text), "%u", info);
+    if (go(vbd, seen, XENBUS_CONNECTED, writes, sizeof(writes) / sizeof(*writes)) < 0)
+        return;
+    vbd_set_state(vbd, VBD_SERVING);
+    if (vbd->error_shown)
+        vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, NULL);
+    vbd->error_shown = false;
+    log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name,
+                "%s: %s sectors, %s, %s, %u ring%s of %u page%s",
+                vbd->resumed ? "connected again" : "connected", sectors,
+                blkif_abi_name(vbd->order.abi), properties->readonly ? "read-only" : "writable",
+                vbd->order.queue_count, vbd->order.queue_count == 1 ? "" : "s",
+                vbd->order.queue[0].page_count, vbd->order.queue[0].page_count == 1 ? "" : "s");
+}
+
+static void do_closing(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    (void)go(vbd, seen, XENBUS_CLOSING, NULL, 0);
+}
+
+static void do_fail(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    char error[LIMIT_REASON_BYTES + 8];
+    snprintf(error, sizeof(error), "%d %s", EIO, vbd->reason);
+    vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, error);
+    vbd->error_shown = true;
+    if (go(vbd, seen, XENBUS_CLOSING, NULL, 0) < 0)
+        return;
+    spend(vbd, seen->frontend);
+    if (vbd->state != VBD_BROKEN)
+        return; /* there was no life */
+    if (vbd->served) {
+        vbd_order(vbd, DISK_WANT_FAIL);
+        vbd_set_state(vbd, VBD_FAILED);
+    } else {
+        vbd_order(vbd, DISK_WANT_CLOSE);
+        vbd_set_state(vbd, VBD_CLOSING);
+    }
+}
+
+static void do_close(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    if (vbd->state == VBD_BROKEN)
+        spend(vbd, seen->frontend);
+    vbd_order(vbd, DISK_WANT_CLOSE);
+    vbd_set_state(vbd, VBD_CLOSING);
+}
+
+static void do_closed(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    if (vbd->state == VBD_HELD) /* all that was held is gone with the frontend */
+        vbd_set_state(vbd, VBD_IDLE);
+    (void)go(vbd, seen, XENBUS_CLOSED, NULL, 0);
+}
+
+/* State 6 is to be seen before B is gone: libxl waits for one, then for the other. */
+static void do_remove(struct vbd *vbd)
+{
+    int ret;
+
+    if (!vbd->removing) {
+        vbd->removing = true;
+        vbd_wake_in(vbd, LIMIT_XENSTORE_RETRY_MS);
+        return;
+    }
+    if (ev_is_active(&vbd->timer))
+        return;
+    ret = vbd_nodes_remove(vbd->host->store, vbd->back);
+    vbd->removing = false;
+    if (ret < 0)
+        vbd_not_now(vbd, "not removed", ret);
+}
+
+static void do_hold(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    if (vbd->state == VBD_HELD)
+        return;
+    vbd_set_state(vbd, VBD_HELD);
+    snprintf(vbd->reason, sizeof(vbd->reason),
+             "an earlier blkgated died while serving it; requests may be in flight, so it is not "
+             "touched until the guest closes it");
+    log_error(vbd->name, "held: %s (its state is %s, the frontend's %s)", vbd->reason,
+              xenbus_state_name(seen->own), xenbus_state_name(seen->frontend));
+    vbd_show_status(vbd, seen);
+}
+
+void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action action)
+{
+    if (vbd->state == VBD_HELD && action != XENBUS_DO_HOLD && !vbd->unclean)
+        vbd_set_state(vbd, VBD_IDLE);
+    switch (action) {
+    case XENBUS_DO_NOTHING: break;
+    case XENBUS_DO_FORGET:
+    case XENBUS_DO_RENEW: vbd_end_device(vbd); break;
+    case XENBUS_DO_HOLD: do_hold(vbd, seen); break;
+    case XENBUS_DO_OPEN: do_open(vbd, seen); break;
+    case XENBUS_DO_OFFER: do_offer(vbd, seen); break;
+    case XENBUS_DO_CONNECT: do_connect(vbd, seen); break;
+    case XENBUS_DO_SERVE: do_serve(vbd, seen); break;
+    case XENBUS_DO_CLOSING: do_closing(vbd, seen); break;
+    case XENBUS_DO_FAIL: do_fail(vbd, seen); break;
+    case XENBUS_DO_CLOSE: do_close(vbd, seen); break;
+    case XENBUS_DO_CLOSED: do_closed(vbd, seen); break;
+    case XENBUS_DO_REMOVE: do_remove(vbd); break;
+    }
+}

@@ -1,0 +1,365 @@
+/* vbd_nodes: see vbd_nodes.h. */
+#include "gateway/vbd_nodes.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gateway/config.h"
+#include "gateway/vbd_ring.h"
+#include "gateway/xs.h"
+
+enum { SMALL_BYTES = 64 };
+
+static const char script_name[] = "block-blkgate";
+
+const char *vbd_kind_name(enum vbd_kind kind)
+{
+    static const char *const names[] = {
+        [VBD_KIND_VBD] = "vbd", [VBD_KIND_QDISK] = "qdisk", [VBD_KIND_VBD3] = "vbd3"};
+
+    return names[kind];
+}
+
+/* -- reading ------------------------------------------------------------------------------- */
+
+static int read_below(struct store *store, store_tx tx, const char *directory, const char *key,
+                      char *ret_value, size_t bytes)
+{
+    char path[LIMIT_XENSTORE_PATH_BYTES];
+    int length = snprintf(path, sizeof(path), "%s/%s", directory, key);
+
+    if (length < 0 || (size_t)length >= sizeof(path))
+        return -ENAMETOOLONG;
+    return store_read(store, tx, path, ret_value, bytes);
+}
+
+/* As read_below, for a node of a few letters: anything else in it reads as absent. */
+static int read_word(struct store *store, store_tx tx, const char *directory, const char *key,
+                     char ret_word[static SMALL_BYTES])
+{
+    int ret = read_below(store, tx, directory, key, ret_word, SMALL_BYTES);
+
+    return ret == -EMSGSIZE || ret == -EILSEQ ? -ENOENT : ret;
+}
+
+static int read_state(struct store *store, store_tx tx, const char *directory,
+                      enum xenbus_state *ret_state)
+{
+    char word[SMALL_BYTES];
+    int ret = read_word(store, tx, directory, KEY_STATE, word);
+
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    *ret_state = ret < 0 ? XENBUS_ABSENT : xenbus_state_parse(word);
+    return 0;
+}
+
+/* Does the node say `word`? An absent one says nothing. */
+static int read_is(struct store *store, const char *directory, const char *key, const char *word,
+                   bool *ret_is)
+{
+    char value[SMALL_BYTES];
+    int ret = read_word(store, STORE_ALONE, directory, key, value);
+
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    *ret_is = ret == 0 && strcmp(value, word) == 0;
+    return 0;
+}
+
+static bool is_uri(const char *params)
+{
+    return strstr(params, "://") != NULL;
+}
+
+static bool names_disk(const struct config *config, const char *params)
+{
+    char unused[LIMIT_REASON_BYTES];
+
+    if (config_disk_find(config, params))
+        return true;
+    return config->allow_uri && is_uri(params) &&
+           config_uri_check(params, unused, sizeof(unused)) == 0;
+}
+
+/* Reads script and params, and decides whether the node is ours. */
+static int find_owner(struct store *store, const struct config *config, enum vbd_kind kind,
+                      const char *back, struct vbd_node *node)
+{
+    char script[LIMIT_XENSTORE_PATH_BYTES];
+    const char *base = script;
+    int ret = read_below(store, STORE_ALONE, back, KEY_SCRIPT, script, sizeof(script));
+
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    node->script = ret == 0;
+    ret = read_below(store, STORE_ALONE, back, KEY_PARAMS, node->params, sizeof(node->params));
+    if (ret < 0)
+        return ret;
+
+    if (kind != VBD_KIND_VBD) {
+        static const char aio[] = "aio:"; /* libxl's word for raw */
+
+        if (strncmp(node->params, aio, sizeof(aio) - 1) == 0)
+            memmove(node->params, node->params + sizeof(aio) - 1,
+                    strlen(node->params + sizeof(aio) - 1) + 1);
+        return names_disk(config, node->params) ? 0 : -ENOENT;
+    }
+    if (!node->script)
+        return config_disk_find(config, node->params) ? 0 : -ENOENT;
+    if (strrchr(script, '/'))
+        base = strrchr(script, '/') + 1;
+    return strcmp(base, script_name) == 0 ? 0 : -ENOENT;
+}
+
+int vbd_nodes_find(struct store *store, const struct config *config, enum vbd_kind kind,
+                   const char *back, uint16_t domid, struct vbd_node *ret_node)
+{
+    struct vbd_node node = {0};
+    char word[SMALL_BYTES];
+    uint32_t frontend_id = 0;
+    int ret = find_owner(store, config, kind, back, &node);
+
+    if (ret < 0)
+        goto out;
+    ret = read_below(store, STORE_ALONE, back, KEY_FRONTEND, node.frontend, sizeof(node.frontend));
+    if (ret < 0)
+        goto out;
+    ret = read_word(store, STORE_ALONE, back, KEY_FRONTEND_ID, word);
+    if (ret < 0)
+        goto out;
+    if (node.frontend[0] != '/' || xenbus_parse_u32(word, UINT16_MAX, &frontend_id) < 0 ||
+        frontend_id != domid) {
+        ret = -ENOENT;
+        goto out;
+    }
+    ret = read_word(store, STORE_ALONE, back, KEY_MODE, word);
+    if (ret < 0 && ret != -ENOENT)
+        goto out;
+    node.readonly = ret < 0 || !strchr(word, 'w'); /* as Linux reads it */
+    ret = read_is(store, back, KEY_DEVICE_TYPE, "cdrom", &node.cdrom);
+    if (ret < 0)
+        goto out;
+    ret = read_is(store, back, KEY_REMOVABLE, "1", &node.removable);
+    if (ret < 0)
+        goto out;
+    *ret_node = node;
+    return 0;
+out:
+    /* What does not fit or is no text is none of ours either. */
+    return ret == -EMSGSIZE || ret == -EILSEQ ? -ENOENT : ret;
+}
+
+int vbd_nodes_exist(struct store *store, const char *back, bool *ret_exist)
+{
+    enum xenbus_state state = XENBUS_ABSENT;
+    int ret = read_state(store, STORE_ALONE, back, &state);
+
+    if (ret == 0)
+        *ret_exist = state != XENBUS_ABSENT;
+    return ret;
+}
+
+int vbd_nodes_disk(const struct vbd_node *node, const struct config *config,
+                   const struct config_disk **ret_disk, struct config_disk **ret_own,
+                   char ret_reason[static LIMIT_REASON_BYTES])
+{
+    const struct config_disk *disk = config_disk_find(config, node->params);
+    struct config_disk *own = NULL;
+    int ret;
+
+    if (!disk && !is_uri(node->params)) {
+        snprintf(ret_reason, LIMIT_REASON_BYTES,
+                 "no disk \"%.60s\" in the configuration (add a section [disk %.60s])",
+                 node->params, node->params);
+        return -EINVAL;
+    }
+    if (!disk && !config->allow_uri) {
+        snprintf(ret_reason, LIMIT_REASON_BYTES,
+                 "\"%.100s\" is a URI, and the configuration has allow-uri = no", node->params);
+        return -EINVAL;
+    }
+    if (!disk) {
+        if (config_uri_check(node->params, ret_reason, LIMIT_REASON_BYTES) < 0)
+            return -EINVAL;
+        ret = config_disk_from_uri(node->params, &own);
+        if (ret < 0) {
+            snprintf(ret_reason, LIMIT_REASON_BYTES, "\"%.100s\": %s", node->params,
+                     strerror(-ret));
+            return -EINVAL;
+        }
+        disk = own;
+    }
+    *ret_disk = disk;
+    *ret_own = own;
+    return 0;
+}
+
+int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *node,
+                  bool look_for_released, struct vbd_seen *ret_seen)
+{
+    struct vbd_seen seen = {0};
+    char word[SMALL_BYTES], status[LIMIT_XENSTORE_BYTES];
+    int ret = read_state(store, STORE_ALONE, back, &seen.own);
+
+    if (ret < 0)
+        return ret;
+    ret = read_state(store, STORE_ALONE, node->frontend, &seen.frontend);
+    if (ret < 0)
+        return ret;
+    ret = read_word(store, STORE_ALONE, back, KEY_ONLINE, word);
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    seen.online = ret < 0 || strcmp(word, "0") != 0; /* only an explicit 0 is a no */
+    ret = read_is(store, back, KEY_HOTPLUG_STATUS, "connected", &seen.hotplug_connected);
+    if (ret < 0)
+        return ret;
+    if (seen.own == XENBUS_INITIALISING || seen.own == XENBUS_INIT_WAIT) {
+        ret = read_below(store, STORE_ALONE, back, KEY_BLKGATE_STATUS, status, sizeof(status));
+        if (ret < 0 && ret != -ENOENT && ret != -EMSGSIZE && ret != -EILSEQ)
+            return ret;
+        seen.status = ret != -ENOENT;
+    }
+    if (look_for_released) {
+        ret = read_is(store, back, KEY_BLKGATE_RELEASED, "1", &seen.released);
+        if (ret < 0)
+            return ret;
+    }
+    *ret_seen = seen;
+    return 0;
+}
+
+/* -- rings --------------------------------------------------------------------------------- */
+
+struct ring_reader {
+    struct store *store;
+    const char *directory;
+};
+
+static int read_ring_key(void *arg, const char *key, char *ret_value, size_t bytes)
+{
+    struct ring_reader *reader = arg;
+
+    return read_below(reader->store, STORE_ALONE, reader->directory, key, ret_value, bytes);
+}
+
+static int read_limit(struct store *store, const char *back, const char *key, uint32_t absent,
+                      uint32_t *ret_limit)
+{
+    char word[SMALL_BYTES];
+    int ret = read_word(store, STORE_ALONE, back, key, word);
+
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    if (ret < 0 || xenbus_parse_u32(word, UINT32_MAX, ret_limit) < 0)
+        *ret_limit = absent;
+    return 0;
+}
+
+int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node *node,
+                    struct disk_order *ret_order, char ret_reason[static LIMIT_REASON_BYTES])
+{
+    struct ring_reader reader = {.store = store, .directory = node->frontend};
+    struct vbd_ring_source source = {.read = read_ring_key, .arg = &reader};
+    int ret = read_limit(store, back, KEY_MAX_QUEUES, 1, &source.queues_offered);
+
+    if (ret < 0)
+        return ret;
+    ret = read_limit(store, back, KEY_MAX_RING_ORDER, 0, &source.order_offered);
+    if (ret < 0)
+        return ret;
+    return vbd_ring_read(&source, ret_order, ret_reason);
+}
+
+/* -- writing ------------------------------------------------------------------------------- */
+
+struct batch {
+    struct store *store;
+    const char *back;
+    enum xenbus_state expect;
+    enum xenbus_state to;
+    const struct vbd_write *writes;
+    unsigned count;
+};
+
+static int write_below(const struct batch *batch, store_tx tx, const char *key, const char *value)
+{
+    char path[LIMIT_XENSTORE_PATH_BYTES];
+
+    snprintf(path, sizeof(path), "%s/%s", batch->back, key);
+    return value ? store_write(batch->store, tx, path, value)
+                 : store_remove(batch->store, tx, path);
+}
+
+static int write_batch(void *arg, store_tx tx)
+{
+    const struct batch *batch = arg;
+    enum xenbus_state state = XENBUS_ABSENT;
+    char word[SMALL_BYTES];
+    int ret = read_state(batch->store, tx, batch->back, &state);
+
+    if (ret < 0)
+        return ret;
+    if (state == XENBUS_ABSENT)
+        return -ENOENT;
+    if (batch->expect != XENBUS_ABSENT && batch->expect != state)
+        return -ESTALE;
+    for (unsigned i = 0; i < batch->count; i++) {
+        ret = write_below(batch, tx, batch->writes[i].key, batch->writes[i].value);
+        if (ret < 0)
+            return ret;
+    }
+    if (batch->to == XENBUS_ABSENT)
+        return 0;
+    snprintf(word, sizeof(word), "%d", (int)batch->to);
+    return write_below(batch, tx, KEY_STATE, word); /* last: it is what is waited for */
+}
+
+int vbd_nodes_write(struct store *store, const char *back, enum xenbus_state expect,
+                    enum xenbus_state to, const struct vbd_write *writes, unsigned count)
+{
+    struct batch batch = {store, back, expect, to, writes, count};
+
+    return store_transact(store, write_batch, &batch);
+}
+
+static int remove_whole(void *arg, store_tx tx)
+{
+    const struct batch *batch = arg;
+    char online[SMALL_BYTES];
+    enum xenbus_state state = XENBUS_ABSENT;
+    int ret = read_state(batch->store, tx, batch->back, &state);
+
+    if (ret < 0)
+        return ret;
+    ret = read_word(batch->store, tx, batch->back, KEY_ONLINE, online);
+    if (ret < 0)
+        return ret;
+    if (state != XENBUS_CLOSED || strcmp(online, "0") != 0)
+        return -ESTALE;
+    return store_remove(batch->store, tx, batch->back);
+}
+
+int vbd_nodes_remove(struct store *store, const char *back)
+{
+    struct batch batch = {.store = store, .back = back};
+
+    return store_transact(store, remove_whole, &batch);
+}
+
+void vbd_nodes_error(struct store *store, uint16_t our_domid, const char *back, const char *text)
+{
+    char path[LIMIT_XENSTORE_PATH_BYTES], own[SMALL_BYTES];
+    int length = snprintf(own, sizeof(own), "/local/domain/%u/", our_domid);
+
+    if (strncmp(back, own, (size_t)length) != 0)
+        return;
+    if (text) {
+        snprintf(path, sizeof(path), "/local/domain/%u/error/%s/error", our_domid, back + length);
+        (void)store_write(store, STORE_ALONE, path, text);
+    } else {
+        snprintf(path, sizeof(path), "/local/domain/%u/error/%s", our_domid, back + length);
+        (void)store_remove(store, STORE_ALONE, path);
+    }
+}

@@ -1,0 +1,74 @@
+/*
+ * vbd_private: what vbd.c (the machine: events, reports, steps) and vbd_act.c (the actions) share.
+ * Nobody else includes it.
+ */
+#ifndef BLKGATE_GATEWAY_VBD_PRIVATE_H
+#define BLKGATE_GATEWAY_VBD_PRIVATE_H
+
+#include <ev.h>
+
+#include "gateway/disklink.h"
+#include "gateway/log.h"
+#include "gateway/vbd.h"
+
+struct store_watch;
+
+struct vbd {
+    struct vbd_host *host;
+    enum vbd_kind kind;
+    uint16_t domid;
+    uint32_t devid;
+    char back[LIMIT_XENSTORE_PATH_BYTES / 2]; /* B */
+    char name[96];                            /* for the log */
+    char vdev[24];
+
+    enum vbd_state state;
+    bool marked;
+    bool stopping;
+    bool alive;         /* its domain was seen alive ... */
+    bool frontend_dead; /* ... and is gone */
+    uint32_t generation;
+    ev_timer timer; /* marks */
+    struct log_limit chatter;
+
+    /* from here on: of the device that B is now, emptied by forget_device */
+    struct vbd_node node;
+    const struct config_disk *disk; /* NULL: params name none, `reason` says so */
+    struct config_disk *own_disk;
+    struct store_watch *watch; /* F/state */
+    uint64_t found_ms;
+    enum xenbus_state known;
+    enum xenbus_state spent_at; /* F's state when this coming of the frontend was spent */
+    bool spent;
+    bool unclean;
+    bool resumed;
+    bool waiting;     /* for another vbd to let go of the export */
+    bool error_shown; /* the error node */
+    bool removing;    /* B is to be removed when the timer fires */
+    bool orphan;      /* xenstored lost B; served on */
+    char reason[LIMIT_REASON_BYTES];
+    char status[LIMIT_REASON_BYTES + 16]; /* as written last; "": never */
+
+    struct disklink *link; /* NULL before the first OPEN */
+    struct disk_order order;
+    struct disk_report report; /* of this life */
+    bool served;               /* rings were served in this life: FAIL is due before CLOSE */
+    bool release;              /* CLOSING for a stop: leave the mark of it */
+};
+
+/* vbd.c */
+void vbd_set_state(struct vbd *vbd, enum vbd_state state); /* by the arrows of vbd.h only */
+void vbd_order(struct vbd *vbd, enum disk_want want);
+void vbd_break(struct vbd *vbd, const char *reason); /* -> BROKEN */
+void vbd_on_report(void *arg);                       /* the link's `changed` */
+void vbd_wake_in(struct vbd *vbd, uint64_t ms);
+/* Of the device that B was nothing is to remain: -> ENDING or NEW, which looks again. */
+void vbd_end_device(struct vbd *vbd);
+
+/* vbd_act.c */
+void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action action);
+void vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen);
+/* Reading or writing went wrong and nothing was changed: sees to it that it is tried again. */
+void vbd_not_now(struct vbd *vbd, const char *what, int error);
+
+#endif
