@@ -16,6 +16,7 @@
 #include "gateway/lock.h"
 #include "gateway/log.h"
 #include "gateway/options.h"
+#include "gateway/resolve.h"
 #include "gateway/worker.h"
 #include "proto/limits.h"
 
@@ -106,6 +107,7 @@ static int serve(const struct config *config, const sigset_t *signals)
 stop_workers:
     while (started > 0)
         worker_stop(workers[--started]);
+    resolve_drain();
     log_late_signals(signals);
     close(lock);
     if (status == EXIT_DONE)

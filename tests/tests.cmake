@@ -1,3 +1,4 @@
 # What ctest runs. A level that is not there is no error: it is then not run.
+include(tests/nbd/nbd.cmake OPTIONAL)
 include(tests/unit/unit.cmake OPTIONAL)
-include(tests/sim/sim.cmake)
+include(tests/sim/sim.cmake OPTIONAL)

@@ -55,7 +55,7 @@ check_top_level() {
 
 if [ "${1-}" = --clang-tidy ]; then
     git ls-files -co --exclude-standard -- 'proto/*.c' 'gateway/*.c' |
-        xargs -P2 -n4 clang-tidy -p build/default --quiet 2>/dev/null || complain "clang-tidy: see above"
+        xargs -P2 -n1 clang-tidy -p build/default --quiet 2>/dev/null || complain "clang-tidy: see above"
 else
     check_format
     check_directions

@@ -19,7 +19,7 @@
  * Faults of one kind of command:
  *      read-eio, write-eio, write-enospc, flush-eio   every such command fails
  *
- * Connections are served by threads over one image. SIGTERM ends it.
+ * Connections are served by threads over one image. It ends with its parent, or by SIGTERM.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -31,6 +31,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -347,6 +348,7 @@ int main(int argc, char **argv)
         return 111;
     }
     signal(SIGPIPE, SIG_IGN);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nothing running */
     for (;;) {
         int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         pthread_t thread;

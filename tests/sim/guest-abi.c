@@ -13,7 +13,8 @@ static const struct guest_abi abis[] = {
     {"x86_64", "x86_64-abi", 112, 8, 16, 24, 24, 24, 28},
     {"x86_32", "x86_32-abi", 108, 4, 12, 20, 20, 20, 24},
     {"arm",    "arm-abi",    112, 8, 16, 24, 24, 24, 28},
-    {"none",   NULL,         112, 8, 16, 24, 24, 24, 28},
+    /* No protocol: a Linux backend on x86 takes that for x86_32 (BLKIF_PROTOCOL_DEFAULT). */
+    {"none",   NULL,         108, 4, 12, 20, 20, 20, 24},
 };
 /* clang-format on */
 
