@@ -161,15 +161,17 @@ static void scatter(struct load *load, struct io *io, bool small)
 
 static void choose(struct load *load, struct io *io)
 {
-    unsigned percent_read = load->options.mix == MIX_RW70 ? 70 : 50;
+    static const unsigned percent_read[MIXES] = {
+        [MIX_RANDOM] = 50, [MIX_SCATTER] = 50, [MIX_RW70] = 70, [MIX_READ4K] = 100};
+    enum load_mix mix = load->options.mix;
 
-    io_clear(io, load_below(load, 100) < percent_read ? OP_READ : OP_WRITE);
-    if (load->options.mix == MIX_RW70) {
+    io_clear(io, load_below(load, 100) < percent_read[mix] ? OP_READ : OP_WRITE);
+    if (mix == MIX_RW70 || mix == MIX_READ4K || mix == MIX_WRITE4K) {
         segment_add(io, 0, 0, PAGE_SECTORS - 1);
         io->req.sector =
             load_random(load) % (load->options.model_sectors / PAGE_SECTORS) * PAGE_SECTORS;
     } else {
-        scatter(load, io, load->options.mix == MIX_SCATTER);
+        scatter(load, io, mix == MIX_SCATTER);
     }
 }
 

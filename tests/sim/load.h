@@ -6,7 +6,8 @@
 
 #define LOAD_DEPTH_MAX 256u
 
-enum load_mix { MIX_RANDOM, MIX_SEQ, MIX_RW70, MIX_SCATTER };
+/* RW70, READ4K and WRITE4K are aligned 4 KiB requests at random places. */
+enum load_mix { MIX_RANDOM, MIX_SEQ, MIX_RW70, MIX_SCATTER, MIX_READ4K, MIX_WRITE4K, MIXES };
 
 struct io {
     bool used;

@@ -20,7 +20,7 @@ static const char usage[] =
     "  --direct                   ring and state 4 in one go, as OVMF does\n"
     "  --ring-order N --queues N\n"
     "  --requests N | --seconds S length (1000 requests)\n"
-    "  --mix random|seq|rw70|scatter\n"
+    "  --mix random|seq|rw70|scatter|read4k|write4k\n"
     "  --depth D --flush-every N --model-sectors N --seed X --timeout-ms MS\n"
     "  --reconnect N              close and reconnect N times, a round of load after each\n"
     "  --hostile                  break the rules instead, one at a time\n"
@@ -94,10 +94,11 @@ static const struct option options[] = {
 
 static int mix_find(const char *name)
 {
-    static const char *const names[] = {"random", "seq", "rw70", "scatter"};
+    static const char *const names[MIXES] = {"random",  "seq",    "rw70",
+                                             "scatter", "read4k", "write4k"};
     int i;
 
-    for (i = 0; i < 4; i++)
+    for (i = 0; i < MIXES; i++)
         if (strcmp(name, names[i]) == 0)
             return i;
     return -1;

@@ -79,6 +79,7 @@ wait_for() { # SECONDS COMMAND...: until it succeeds
 nbd_started() { # NAME PID
     NBD_PIDS+=("$2")
     NBD_PID=$2
+    disown "$2" 2>/dev/null # so that bash says nothing when it is killed
     wait_for 10 test -S "$DIR/$1.sock" || fail "NBD server $1 does not start"
 }
 # noparallel: nbdkit 1.32 aborts when a client leaves with several commands in flight.
@@ -94,20 +95,23 @@ nbd_qemu() { # NAME SIZE
     qemu-nbd -t -e 8 -f raw -k "$DIR/$1.sock" "$DIR/$1.img" >>"$DIR/$1.log" 2>&1 &
     nbd_started "$1" $!
 }
+# Not -d, which serves one client only. Over TCP: with a unix socket it listens on nothing else.
 nbd_server() { # NAME SIZE
+    NBD_PORT=$((20000 + RANDOM % 20000))
     truncate -s "$2" "$DIR/$1.img"
     cat >"$DIR/$1.conf" <<X
 [generic]
-    unixsock = $DIR/$1.sock
-    port = 0
+    port = $NBD_PORT
     listenaddr = 127.0.0.1
 [$1]
     exportname = $DIR/$1.img
     flush = true
     fua = true
 X
-    nbd-server -d -C "$DIR/$1.conf" >>"$DIR/$1.log" 2>&1 &
-    nbd_started "$1" $!
+    nbd-server -C "$DIR/$1.conf" -p "$DIR/$1.pid" >>"$DIR/$1.log" 2>&1
+    wait_for 10 test -s "$DIR/$1.pid" || fail "nbd-server $1 does not start"
+    NBD_PID=$(cat "$DIR/$1.pid")
+    NBD_PIDS+=("$NBD_PID")
 }
 nbd_evil() { # NAME SIZE FAULT...
     local name=$1 bytes=$2 fault arguments=()

@@ -7,7 +7,7 @@ nbd_qemu qemu 64M
 nbd_server nbdserver 64M
 disk memory "$(unix_uri memory)"
 disk qemu "$(unix_uri qemu)"
-disk nbdserver "$(unix_uri nbdserver nbdserver)"
+disk nbdserver "nbd://localhost:$NBD_PORT/nbdserver" # and TCP, and a name to look up
 daemon_start
 REQUESTS=${REQUESTS:-1500}
 
