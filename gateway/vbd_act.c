@@ -157,10 +157,14 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
 {
     struct vbd_write release = {KEY_BLKGATE_RELEASED, NULL};
     char reason[LIMIT_REASON_BYTES];
+    struct vbd_seen now;
     int ret = vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &vbd->order, reason);
 
     if (ret == -EPROTO) {
-        vbd_break(vbd, reason);
+        /* A frontend that left while its nodes were read has said nothing wrong. */
+        if (vbd_nodes_see(vbd->host->store, vbd->back, &vbd->node, false, &now) == 0 &&
+            now.own == seen->own && now.frontend == seen->frontend)
+            vbd_break(vbd, reason);
         vbd_mark(vbd);
         return;
     }

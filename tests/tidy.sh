@@ -32,7 +32,7 @@ check_directions() {
     only 'xenevtchn.h' 'gateway/evtchn.c'
     only 'xenstore.h' 'gateway/xs.c'
     only 'ini.h' 'gateway/config.c'
-    only 'ev.h' 'gateway/(mailbox|evtchn|nbdconn|disk|worker|backend|vbd|xs).c'
+    only 'ev.h' 'gateway/(mailbox|evtchn|nbdconn|disk|worker|backend|vbd|vbd_act|xs).c|gateway/vbd_private.h'
     only 'gateway/(queue|target|nbdconn|grants|evtchn|slab|request).h' \
         'gateway/(queue|target|nbdconn|grants|evtchn|slab|request|disk|worker)\.[ch]'
     only 'gateway/(vbd|xs).h' 'gateway/(vbd[a-z_]*|xs|backend)\.[ch]'
