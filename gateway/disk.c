@@ -57,7 +57,8 @@ struct disk {
 
     struct target *target;
     bool target_ready;
-    bool given_up; /* no command will be sent any more: lost_reason */
+    bool given_up;    /* no request will be sent any more: lost_reason */
+    bool server_gone; /* and why: the server, not the guest; no flush will do any more either */
     char lost_reason[LIMIT_REASON_BYTES];
     enum target_flush flush_kind;
     struct disk_properties properties;
@@ -82,8 +83,7 @@ struct disk {
     struct log_limit log_guest, log_server;
 };
 
-/* -- small things
- */
+/* -- small things -- */
 
 static void activate(struct disk *disk)
 {
@@ -120,8 +120,8 @@ static bool has_rings(const struct disk *disk)
     }
 }
 
-/* The disk's service ends here (LOST): by its server, by a flush that failed, or by its guest. */
-static void lose(struct disk *disk, const char *reason)
+/* The disk's service ends here (LOST). */
+static void give_up(struct disk *disk, const char *reason)
 {
     if (disk->given_up)
         return;
@@ -130,8 +130,14 @@ static void lose(struct disk *disk, const char *reason)
     activate(disk);
 }
 
-/* -- what the target says
- */
+/* By its server: the connection went, or nothing durable can be had of it any more. */
+static void lose_server(struct disk *disk, const char *reason)
+{
+    disk->server_gone = true;
+    give_up(disk, reason);
+}
+
+/* -- what the target says -- */
 
 static void on_target_ready(void *arg, const struct disk_properties *properties)
 {
@@ -145,7 +151,7 @@ static void on_target_ready(void *arg, const struct disk_properties *properties)
 
 static void on_target_lost(void *arg, const char *reason)
 {
-    lose(arg, reason);
+    lose_server(arg, reason);
 }
 
 static void replied(struct disk *disk, struct request *request, int error)
@@ -174,7 +180,7 @@ static void flush_completed(struct disk *disk, struct request *request, int erro
     hold(request);
     if (error != -ENOTCONN) {
         snprintf(reason, sizeof reason, "the server failed a flush: %s", strerror(-error));
-        lose(disk, reason);
+        lose_server(disk, reason);
     }
 }
 
@@ -191,7 +197,7 @@ static void data_completed(struct disk *disk, struct request *request, int error
     }
     if (error == -ESHUTDOWN) { /* the server is leaving: as good as gone */
         hold(request);
-        lose(disk, "the server is shutting down");
+        lose_server(disk, "the server is shutting down");
         return;
     }
     if (error != 0)
@@ -226,8 +232,7 @@ static void on_target_completed(void *arg, struct nbdcmd *cmd)
 static const struct target_handler target_handler = {on_target_ready, on_target_lost,
                                                      on_target_completed};
 
-/* -- answering without the server
- */
+/* -- answering without the server -- */
 
 /* Answers ERROR to whatever waits for a server that is gone. Flushes stay, unless it is the end. */
 static void fail_waiting(struct disk *disk, bool flushes_too)
@@ -255,15 +260,14 @@ static void fail_waiting(struct disk *disk, bool flushes_too)
     }
 }
 
-/* -- life: opening, connecting, closing
- */
+/* -- life: opening, connecting, closing -- */
 
 static void open_life(struct disk *disk, uint32_t life)
 {
     int err;
 
     disk->life = life;
-    disk->target_ready = disk->given_up = false;
+    disk->target_ready = disk->given_up = disk->server_gone = false;
     disk->written_bytes = disk->flushed_bytes = 0;
     disk->close_flush_done = false;
     memset(&disk->properties, 0, sizeof disk->properties);
@@ -272,7 +276,7 @@ static void open_life(struct disk *disk, uint32_t life)
     err = target_open(disk->home->loop, disk->home->mailbox, disk->spec, &target_handler, disk,
                       &disk->target);
     if (err < 0)
-        lose(disk, strerror(-err));
+        lose_server(disk, strerror(-err));
 }
 
 static void on_signalled(void *arg)
@@ -324,7 +328,7 @@ static void finish_close(struct disk *disk)
 
     ev_timer_stop(disk->home->loop, &disk->close_timer);
     if (unflushed_bytes > 0 && disk->flush_kind != TARGET_FLUSH_NEEDLESS)
-        snprintf(reason, sizeof reason, "%llu bytes written were not flushed by the server",
+        snprintf(reason, sizeof reason, "%llu bytes that the server had not flushed",
                  (unsigned long long)unflushed_bytes);
     close_queues(disk);
     target_close(disk->target);
@@ -357,7 +361,7 @@ static void on_close_timeout(struct ev_loop *loop, struct ev_timer *timer, int e
     (void)events;
     log_warning(disk->name, "the server did not finish in time while the disk was closed: "
                             "its connection is dropped, unanswered requests get ERROR");
-    lose(disk, "the server did not finish in time");
+    lose_server(disk, "the server did not finish in time");
     disk->close_flush_done = true;
     target_close(disk->target);
     disk->target = NULL;
@@ -365,7 +369,7 @@ static void on_close_timeout(struct ev_loop *loop, struct ev_timer *timer, int e
 
 static bool start_close_flush(struct disk *disk)
 {
-    if (disk->given_up || disk->written_bytes == disk->flushed_bytes ||
+    if (disk->server_gone || disk->written_bytes == disk->flushed_bytes ||
         disk->flush_kind != TARGET_FLUSH_COMMAND)
         return false;
     disk->close_flush_covers_bytes = disk->written_bytes;
@@ -410,7 +414,7 @@ static void step_events(struct disk *disk)
     case STATE_FAILING: fail_waiting(disk, false); break;
     case STATE_DRAINING: step_draining(disk); break;
     case STATE_FLUSHING:
-        if (disk->close_flush_done || disk->given_up)
+        if (disk->close_flush_done || disk->server_gone)
             finish_close(disk);
         break;
     default: break;
@@ -525,8 +529,7 @@ struct disk *disk_of_place(struct list *node)
     return container_of(node, struct disk, place);
 }
 
-/* -- the steps of a turn
- */
+/* -- the steps of a turn -- */
 
 static uint32_t segments_bytes(const struct blkif_req *req)
 {
@@ -569,7 +572,7 @@ void disk_take(struct disk *disk)
     for (uint32_t i = 0; i < disk->queue_count; i++) {
         if (queue_must_take(disk->queues[i]) &&
             queue_take(disk->queues[i], on_taken, disk) == -EPROTO)
-            lose(disk, "the guest has broken its ring (requests more than a ring ahead)");
+            give_up(disk, "the guest has broken its ring (requests more than a ring ahead)");
     }
     if (disk->state == STATE_FAILING)
         fail_waiting(disk, false);
@@ -633,6 +636,9 @@ static void sent(struct disk *disk, struct request *request, int err)
 
 static void start_flush(struct disk *disk, struct request *request)
 {
+    char reason[LIMIT_REASON_BYTES];
+    int err;
+
     if (disk->flush_kind == TARGET_FLUSH_NEEDLESS) {
         replied(disk, request, 0);
         return;
@@ -641,7 +647,7 @@ static void start_flush(struct disk *disk, struct request *request)
     request->state = REQUEST_SENT;
     if (target_flush(disk->target, &request->cmd) < 0) {
         hold(request);
-        lose(disk, "the server's connection takes no flush");
+        lose_server(disk, "the server's connection takes no flush");
     }
 }
 
