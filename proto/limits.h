@@ -9,22 +9,22 @@
 
 enum limits {
     /* -- sizes given by the interfaces we speak -------------------------------------------- */
-    LIMIT_SECTOR_BYTES = 512,     /* blkif counts in 512-byte sectors whatever the disk is */
-    LIMIT_PAGE_BYTES = 4096,      /* a grant is one 4 KiB frame on x86 and arm alike */
-    LIMIT_PAGE_SECTORS = 8,       /* last_sect may be 7 at most */
-    LIMIT_SEGMENTS_DIRECT = 11,   /* BLKIF_MAX_SEGMENTS_PER_REQUEST, fixed by the slot's size */
-    LIMIT_SLOT_BYTES = 112,       /* the largest ring slot of the three ABIs */
-    LIMIT_RING_PAGES = 16,        /* ring order 4: what xen-blkback offers, so what guests may use */
-    LIMIT_RING_SLOTS = 512,       /* 16 pages of 112- or 108-byte slots, rounded down to 2^n */
-    LIMIT_GRANT_COPY_BATCH = 16,  /* gntdev's operations in one hypercall (GNTDEV_COPY_BATCH) */
-    LIMIT_XENSTORE_BYTES = 2048,  /* the longest value a xenstore client may write by quota */
-    LIMIT_XENSTORE_PATH_BYTES = 512,  /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
-    LIMIT_EXPORT_NAME_BYTES = 4096,   /* NBD's longest export name */
+    LIMIT_SECTOR_BYTES = 512,    /* blkif counts in 512-byte sectors whatever the disk is */
+    LIMIT_PAGE_BYTES = 4096,     /* a grant is one 4 KiB frame on x86 and arm alike */
+    LIMIT_PAGE_SECTORS = 8,      /* last_sect may be 7 at most */
+    LIMIT_SEGMENTS_DIRECT = 11,  /* BLKIF_MAX_SEGMENTS_PER_REQUEST, fixed by the slot's size */
+    LIMIT_SLOT_BYTES = 112,      /* the largest ring slot of the three ABIs */
+    LIMIT_RING_PAGES = 16,       /* ring order 4: what xen-blkback offers, so what guests may use */
+    LIMIT_RING_SLOTS = 512,      /* 16 pages of 112- or 108-byte slots, rounded down to 2^n */
+    LIMIT_GRANT_COPY_BATCH = 16, /* gntdev's operations in one hypercall (GNTDEV_COPY_BATCH) */
+    LIMIT_XENSTORE_BYTES = 2048, /* the longest value a xenstore client may write by quota */
+    LIMIT_XENSTORE_PATH_BYTES = 512,      /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
+    LIMIT_EXPORT_NAME_BYTES = 4096,       /* NBD's longest export name */
     LIMIT_COMMAND_FLOOR_BYTES = 64 << 10, /* a server must take one whole request: 44 KiB */
 
     /* -- what one guest may use -------------------------------------------------------------- */
-    LIMIT_QUEUES = 16,         /* rings of one disk; beyond a host's CPUs they bring nothing */
-    LIMIT_REASON_BYTES = 192,  /* an error text in xenstore and log: one line on a terminal */
+    LIMIT_QUEUES = 16,        /* rings of one disk; beyond a host's CPUs they bring nothing */
+    LIMIT_REASON_BYTES = 192, /* an error text in xenstore and log: one line on a terminal */
 
     /* -- the daemon -------------------------------------------------------------------------- */
     LIMIT_WORKERS = 64,            /* threads; more than the CPUs of a big dom0 is a mistake */
@@ -39,20 +39,20 @@ enum limits {
     LIMIT_CONFIG_LINE_BYTES = 16 << 10, /* LIMIT_EXPORT_NAME_BYTES percent-encoded, and a socket */
 
     /* -- time -------------------------------------------------------------------------------- */
-    LIMIT_CONNECT_MS = 8000,       /* one connect, handshake included: libxl waits 10 s for 2 */
-    LIMIT_CLOSE_MS = 8000,         /* answer, drain, flush, disconnect: libxl waits 10 s for 6 */
-    LIMIT_CLOSE_MARGIN_MS = 1000,  /* of it: for xenstore, and for a busy host */
-    LIMIT_STOP_MS = 15000,         /* SIGTERM to exit, all disks; systemd waits 90 s */
-    LIMIT_UNCLAIMED_MS = 3000,     /* a vbd node still in state 1: no xen-blkback will claim it */
+    LIMIT_CONNECT_MS = 8000,      /* one connect, handshake included: libxl waits 10 s for 2 */
+    LIMIT_CLOSE_MS = 8000,        /* answer, drain, flush, disconnect: libxl waits 10 s for 6 */
+    LIMIT_CLOSE_MARGIN_MS = 1000, /* of it: for xenstore, and for a busy host */
+    LIMIT_STOP_MS = 15000,        /* SIGTERM to exit, all disks; systemd waits 90 s */
+    LIMIT_UNCLAIMED_MS = 3000,    /* a vbd node still in state 1: no xen-blkback will claim it */
     LIMIT_XENSTORE_HEARTBEAT_MS = 5000, /* a dead xenstored is silent: ask it */
     LIMIT_XENSTORE_RETRY_MS = 1000,
-    LIMIT_XENSTORE_TRIES = 64,     /* of a transaction that others keep winning (oxenstored) */
-    LIMIT_XENSTORE_EVENTS = 4096,  /* watch events taken before the loop looks elsewhere */
-    LIMIT_BIND_RETRY_MS = 1000,    /* an event channel still held by a predecessor */
+    LIMIT_XENSTORE_TRIES = 64,    /* of a transaction that others keep winning (oxenstored) */
+    LIMIT_XENSTORE_EVENTS = 4096, /* watch events taken before the loop looks elsewhere */
+    LIMIT_BIND_RETRY_MS = 1000,   /* an event channel still held by a predecessor */
 
     /* -- log ---------------------------------------------------------------------------------- */
-    LIMIT_LOG_LINES = 5,           /* of one kind, for one disk ... */
-    LIMIT_LOG_WINDOW_MS = 10000,   /* ... in this time; then one line that counts the rest */
+    LIMIT_LOG_LINES = 5,         /* of one kind, for one disk ... */
+    LIMIT_LOG_WINDOW_MS = 10000, /* ... in this time; then one line that counts the rest */
 };
 
 #endif
