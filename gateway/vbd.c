@@ -328,8 +328,8 @@ static void remember(struct vbd *vbd, const struct vbd_seen *seen)
     bool first = vbd->known == XENBUS_ABSENT;
 
     if (first && at_work && (seen->own == XENBUS_CONNECTED || seen->own == XENBUS_CLOSING)) {
-        vbd->resumed = seen->released;
-        vbd->unclean = !seen->released;
+        vbd->resumed = seen->released && vbd->disk;
+        vbd->unclean = !vbd->resumed; /* without a disk too: the next start may have it again */
     }
     if (!at_work)
         vbd->resumed = vbd->unclean = false;

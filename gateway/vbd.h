@@ -41,8 +41,9 @@
  *      6    6, absent  nothing
  *      6    1, 3, 4    state 2, open
  *
- * The mark is removed before the rings are touched again. HELD ends when the frontend closes or B
- * goes. If xenstored itself died and came back without B, a connected disk is served on untouched.
+ * The mark is removed before the rings are touched again. Held is also what is released but not in
+ * the configuration any more. HELD ends when the frontend closes or B goes. If xenstored itself
+ * died and came back without B, a connected disk is served on untouched.
  */
 #ifndef BLKGATE_GATEWAY_VBD_H
 #define BLKGATE_GATEWAY_VBD_H

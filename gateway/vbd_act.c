@@ -278,9 +278,11 @@ static void do_hold(struct vbd *vbd, const struct vbd_seen *seen)
     if (vbd->state == VBD_HELD)
         return;
     vbd_set_state(vbd, VBD_HELD);
-    snprintf(vbd->reason, sizeof(vbd->reason),
-             "an earlier blkgated died while serving it; requests may be in flight, so it is not "
-             "touched until the guest closes it");
+    if (vbd->disk) /* else `reason` says why there is none */
+        snprintf(
+            vbd->reason, sizeof(vbd->reason),
+            "an earlier blkgated died while serving it; requests may be in flight, so it is not "
+            "touched until the guest closes it");
     log_error(vbd->name, "held: %s (its state is %s, the frontend's %s)", vbd->reason,
               xenbus_state_name(seen->own), xenbus_state_name(seen->frontend));
     vbd_show_status(vbd, seen);

@@ -83,6 +83,15 @@ static bool names_disk(const struct config *config, const char *params)
            config_uri_check(params, unused, sizeof(unused)) == 0;
 }
 
+/* Named in no configuration: ours still if an earlier blkgated served it, so that a disk that went
+ * missing from the configuration is spoken of. */
+static int find_trace(struct store *store, const char *back)
+{
+    char status[LIMIT_XENSTORE_BYTES];
+
+    return read_below(store, STORE_ALONE, back, KEY_BLKGATE_STATUS, status, sizeof(status));
+}
+
 /* Reads script and params, and decides whether the node is ours. */
 static int find_owner(struct store *store, const struct config *config, enum vbd_kind kind,
                       const char *back, struct vbd_node *node)
@@ -104,10 +113,10 @@ static int find_owner(struct store *store, const struct config *config, enum vbd
         if (strncmp(node->params, aio, sizeof(aio) - 1) == 0)
             memmove(node->params, node->params + sizeof(aio) - 1,
                     strlen(node->params + sizeof(aio) - 1) + 1);
-        return names_disk(config, node->params) ? 0 : -ENOENT;
+        return names_disk(config, node->params) ? 0 : find_trace(store, back);
     }
     if (!node->script)
-        return config_disk_find(config, node->params) ? 0 : -ENOENT;
+        return config_disk_find(config, node->params) ? 0 : find_trace(store, back);
     if (strrchr(script, '/'))
         base = strrchr(script, '/') + 1;
     return strcmp(base, script_name) == 0 ? 0 : -ENOENT;

@@ -201,6 +201,7 @@ static int teardown(void **state)
     guest_destroy(r->guest);
     xs_rm(xs, XBT_NULL, "/local/domain/0/backend");
     xs_rm(xs, XBT_NULL, "/local/domain/0/error");
+    xs_rm(xs, XBT_NULL, "/local/domain/3");
     xs_rm(xs, XBT_NULL, "/local/domain/5");
     xs_rm(xs, XBT_NULL, "/local/domain/6");
     xs_rm(xs, XBT_NULL, "/libxl");
@@ -818,6 +819,70 @@ static void after_an_unclean_end_it_is_held(void **state)
     connect_disk(r);
 }
 
+static void a_disk_that_left_the_configuration_is_held(void **state)
+{
+    struct room *r = *state;
+    struct config without = config;
+    static const char *const kinds[] = {"qdisk", "vbd"};
+
+    without.disk_count = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        attach(r, kinds[i], "root", NULL);
+        connect_disk(r);
+        backend_stop(r->backend);
+        assert_int_equal(backend_start(&without, &r->worker, 1, &r->backend), 0);
+        wait_b(r, "blkgate-status", "held:");
+        print_node(r->guest, r->disk.backend, "blkgate-status");
+        be_stays(r, "4");
+        backend_stop(r->backend);
+        start(r);
+        wait_count(r->worker, &r->worker->connects, 2 * i + 2);
+        be_stays(r, "4");
+        tool_remove(&r->disk);
+        wait_count(r->worker, &r->worker->ends, 2 * i + 2);
+    }
+}
+
+/* In a driver domain nobody else removes what is closed and not wanted. */
+static void a_driver_domain_removes_its_nodes(void **state)
+{
+    struct room *r = *state;
+    struct config driver = config;
+    static const char *const nodes[][2] = {
+        {"frontend", "/local/domain/5/device/vbd/51712"},
+        {"frontend-id", "5"},
+        {"params", "aio:root"},
+        {"mode", "w"},
+        {"online", "1"},
+        {"state", "1"},
+    };
+
+    driver.domid = 3;
+    backend_stop(r->backend);
+    assert_int_equal(backend_start(&driver, &r->worker, 1, &r->backend), 0);
+    r->disk = (struct tool_disk){.guest = r->guest,
+                                 .devid = XVDA,
+                                 .kind = "qdisk",
+                                 .backend = "/local/domain/3/backend/qdisk/5/51712",
+                                 .frontend = "/local/domain/5/device/vbd/51712"};
+    fe(r, "1");
+    for (unsigned i = 0; i < sizeof(nodes) / sizeof(*nodes); i++) /* one by one, too */
+        put(r, r->disk.backend, nodes[i][0], nodes[i][1]);
+    connect_disk(r);
+    fe(r, "6");
+    wait_be(r, "6");
+    be_stays(r, "6");
+    fe(r, "1");
+    connect_disk(r);
+    put(r, r->disk.backend, "online", "0");
+    put(r, r->disk.backend, "state", "5");
+    fe(r, "6");
+    wait_be(r, "6");
+    be_stays(r, "6"); /* long enough to be seen */
+    wait_node(r->guest, "/local/domain/3/backend/qdisk/5", "51712", NULL);
+    wait_count(r->worker, &r->worker->ends, 1);
+}
+
 static void a_stop_ends_in_every_state(void **state)
 {
     struct room *r = *state;
@@ -1039,6 +1104,8 @@ int main(int argc, char **argv)
         TEST(a_stop_is_not_seen_by_the_guest),
         TEST(what_happened_meanwhile_is_taken_up),
         TEST(after_an_unclean_end_it_is_held),
+        TEST(a_disk_that_left_the_configuration_is_held),
+        TEST(a_driver_domain_removes_its_nodes),
         TEST(a_stop_ends_in_every_state),
         TEST(a_dead_xenstored_is_noticed_and_all_is_looked_at_again),
         TEST(a_xenstored_that_forgot_a_connected_disk_does_not_end_it),
