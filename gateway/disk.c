@@ -645,9 +645,14 @@ static void start_flush(struct disk *disk, struct request *request)
     }
     request->flush_covers_bytes = disk->written_bytes;
     request->state = REQUEST_SENT;
-    if (target_flush(disk->target, &request->cmd) < 0) {
-        hold(request);
-        lose_server(disk, "the server's connection takes no flush");
+    err = target_flush(disk->target, &request->cmd);
+    if (err == 0)
+        return;
+    hold(request);
+    if (err != -ENOTCONN) { /* else the loss will be told, and why */
+        snprintf(reason, sizeof reason, "the server's connection takes no flush: %s",
+                 strerror(-err));
+        lose_server(disk, reason);
     }
 }
 

@@ -160,7 +160,8 @@ static int began(struct nbdconn *conn, int64_t cookie)
         unwedge(conn);
     }
     settle(conn);
-    return err;
+    /* The connection died of this very call: as if it had been dead before. */
+    return err < 0 && conn->dead ? -ENOTCONN : err;
 }
 
 int nbdconn_read(struct nbdconn *conn, struct nbdcmd *cmd, void *buffer, uint32_t length_bytes,
