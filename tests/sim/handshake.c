@@ -1069,6 +1069,14 @@ static void nodes_that_come_and_go(void **state)
     connect_disk(r);
 }
 
+/* libxenstore 4.17's own: its reader closes the socket of a dead xenstored without the lock under
+ * which a request is written to it. */
+const char *__tsan_default_suppressions(void); /* NOLINT */
+const char *__tsan_default_suppressions(void)  /* NOLINT */
+{
+    return "race:xs_write_all\n";
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(int argc, char **argv)
