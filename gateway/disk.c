@@ -171,14 +171,15 @@ static void flush_completed(struct disk *disk, struct request *request, int erro
 {
     char reason[LIMIT_REASON_BYTES];
 
-    if (error == 0) {
+    /* After one flush that failed, success proves nothing: lost data is reported once. */
+    if (error == 0 && !disk->server_gone) {
         if (request->flush_covers_bytes > disk->flushed_bytes)
             disk->flushed_bytes = request->flush_covers_bytes;
         replied(disk, request, 0);
         return;
     }
     hold(request);
-    if (error != -ENOTCONN) {
+    if (error != 0 && error != -ENOTCONN) {
         snprintf(reason, sizeof reason, "the server failed a flush: %s", strerror(-error));
         lose_server(disk, reason);
     }
@@ -234,6 +235,18 @@ static const struct target_handler target_handler = {on_target_ready, on_target_
 
 /* -- answering without the server -- */
 
+/* Is a read or write still at a server that lives, though it fails flushes? */
+static bool data_in_flight(const struct disk *disk)
+{
+    list_each (node, &disk->requests) {
+        const struct request *request = container_of(node, struct request, age);
+
+        if (request->blkif.op != BLKIF_FLUSH && request->state != REQUEST_REPLIED)
+            return true;
+    }
+    return false;
+}
+
 /* Answers ERROR to whatever waits for a server that is gone. Flushes stay, unless it is the end. */
 static void fail_waiting(struct disk *disk, bool flushes_too)
 {
@@ -247,7 +260,7 @@ static void fail_waiting(struct disk *disk, bool flushes_too)
             replied(disk, request, -EIO);
         }
     }
-    if (!flushes_too)
+    if (!flushes_too || data_in_flight(disk))
         return;
     /* In a pass of their own, so that they are answered last (law 6). */
     list_each (node, &disk->requests) {
