@@ -443,20 +443,21 @@ out:
     return ret;
 }
 
-void backend_stop(struct backend *backend)
+int backend_stop(struct backend *backend)
 {
     struct timespec end;
 
     if (!backend)
-        return;
+        return 0;
     mailbox_post(backend->host.box, &backend->stop_item);
     clock_gettime(CLOCK_REALTIME, &end);
     end.tv_sec += LIMIT_STOP_MS / 1000;
     if (pthread_timedjoin_np(backend->thread, NULL, &end) != 0) {
         log_error(NULL, "xenstore does not answer: stopping without it");
-        return; /* the thread still uses everything */
+        return -ETIMEDOUT; /* the thread still uses everything */
     }
     if (backend->vbd_count > 0)
-        return; /* workers still use the links and the mailbox */
+        return -ETIMEDOUT; /* workers still use the links and the mailbox */
     free_backend(backend);
+    return 0;
 }

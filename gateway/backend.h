@@ -17,7 +17,9 @@ int backend_start(const struct config *config, struct worker *const *workers, un
                   struct backend **ret_backend);
 
 /* Clean stop: every connected disk is drained, flushed and released while its xenstore state stays
- * as it is (a later start takes it up again, see vbd.h); returns when all disks have ENDED. */
-void backend_stop(struct backend *backend); /* NULL is fine */
+ * as it is (a later start takes it up again, see vbd.h); returns when all disks have ENDED.
+ * -ETIMEDOUT after LIMIT_STOP_MS if some have not: then nothing may be freed, the process can only
+ * exit. NULL is fine. */
+int backend_stop(struct backend *backend);
 
 #endif

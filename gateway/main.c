@@ -101,7 +101,13 @@ static int serve(const struct config *config, const sigset_t *signals)
                config->workers);
     wait_for_stop(signals);
     sd_notify(0, "STOPPING=1\nSTATUS=draining and flushing disks");
-    backend_stop(backend);
+    if (backend_stop(backend) < 0) {
+        log_error(NULL,
+                  "some disks could not be drained in %d s: they are left as after a crash, "
+                  "and held at the next start",
+                  LIMIT_STOP_MS / 1000);
+        _exit(EXIT_SYSTEM); /* workers still use what would be freed */
+    }
     status = EXIT_DONE;
 
 stop_workers:
