@@ -2,3 +2,4 @@
 include(tests/nbd/nbd.cmake OPTIONAL)
 include(tests/unit/unit.cmake OPTIONAL)
 include(tests/sim/sim.cmake OPTIONAL)
+include(tests/system/system.cmake OPTIONAL)

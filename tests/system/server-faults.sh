@@ -1,0 +1,157 @@
+#!/bin/bash
+# Laws 4, 5 and 6: whatever a server does, its disk is closed honestly (state 5 and the reason first,
+# then errors, a flush never), other disks are served on, and it can be opened again afterwards. The
+# order of what the guest sees is fault.c's to check. Also what a server must be able to do.
+. "$(dirname "$0")/lab.sh"
+FAULT=$BUILD/system/fault
+lab_start
+echo 'connect-timeout = 2' >>"$CONFIG"
+nbd_memory good 64M
+disk good "$(unix_uri good)"
+
+evil_rows=(close eof half magic cookie shutdown stall hang twice flush-eio read-eio write-eio \
+    write-enospc tiny large-blocks readonly volatile volatile-accepted fua-only silent no-export)
+for name in "${evil_rows[@]}" absent refuses killed-nbdkit killed-qemu once; do
+    line=
+    [ $name != volatile-accepted ] || line='accept-volatile = yes'
+    disk $name "$(unix_uri $name)" "$line"
+done
+disk wrong-name "$(unix_uri wrong-name nobody-has-this)"
+daemon_start
+
+cat >"$DIR/back" <<'X'
+#!/bin/sh
+# back NAME: a server is there again.
+cd "$(dirname "$0")" && rm -f "$1.sock" || exit 111
+exec nbdkit -P "$PWD/$1.back" -U "$PWD/$1.sock" --filter=noparallel memory 16M \
+    >/dev/null 2>&1 </dev/null
+X
+chmod +x "$DIR/back"
+
+domid=100
+GONE='closed|disconnect|end of file|EOF|reset|Broken pipe' # the connection is
+rows=0
+# row DISK EXPECTATION REASON [ARGUMENTS of fault...]
+row() {
+    local name=$1 expectation=$2 reason=$3 told
+    shift 3
+    domid=$((domid + 1))
+    rows=$((rows + 1))
+    timeout -k 5 60 "$FAULT" "$expectation" --disk "$name" --domid $domid "$@" \
+        >"$DIR/row.out" 2>&1
+    local status=$?
+    [ ! -s "$DIR/$name.back" ] || NBD_PIDS+=("$(cat "$DIR/$name.back")")
+    [ $status = 0 ] || { cat "$DIR/row.out"; fail "$name: $expectation"; }
+    [ -z "$reason" ] || grep -qE "^reason: .*($reason)" "$DIR/row.out" ||
+        { cat "$DIR/row.out"; fail "$name: the reason is not about \"$reason\""; }
+    # The log says it, once (a life).
+    if [ "$expectation" = lose ] || [ "$expectation" = refuse ]; then
+        told=$(grep -cE "error: $domid/xvda \($name\): .*($reason)" "$DAEMON_LOG")
+        [ "$told" = 1 ] || fail "$name: the log says why $told times, not once"
+    fi
+    if [ -s "$DIR/$name.back" ]; then # detached, and attached again
+        guest --disk "$name" --domid $domid --requests 200 --model-sectors 4096 \
+            >"$DIR/row.out" 2>&1 || { cat "$DIR/row.out"; fail "$name: of no use after it"; }
+    fi
+    daemon_alive
+}
+back() { echo "$DIR/back $1"; }
+neighbour_start() {
+    guest --disk good --domid 9 --seconds "$1" --flush-every 50 --seed 9 >"$DIR/good.out" 2>&1 &
+    neighbour=$!
+}
+neighbour_held() {
+    wait "$neighbour" || { cat "$DIR/good.out"; fail "the neighbour on a good server"; }
+    sed 's/^/server-faults: neighbour: /' "$DIR/good.out" | tail -1
+}
+
+# -- the connection ends while requests are in flight: 8 commands are answered before it -----------
+neighbour_start 20
+lost() { # NAME REASON FAULT [ARGUMENTS...]
+    local name=$1 reason=$2 fault=$3
+    shift 3
+    nbd_evil "$name" 1048576 "$fault"
+    row "$name" lose "$reason" --xenstored "$XENSTORED_PID" --again "$(back "$name")" "$@"
+}
+lost close "$GONE" close=9 --flushes-lost
+lost eof "$GONE" eof=11
+lost half "$GONE" half=9
+lost magic 'magic' magic=9 --flushes-lost
+lost cookie 'cookie|handle|reply' cookie=9 --flushes-lost
+lost shutdown 'shutting down|shutdown|failed a flush' shutdown=9 --flushes-lost
+lost twice 'cookie|handle|reply' twice=9
+lost flush-eio 'failed a flush: Input/output error' flush-eio --flushes-lost
+nbd_evil stall 1048576 stall=9
+row stall lose "$GONE" --xenstored "$XENSTORED_PID" \
+    --kill "$NBD_PID" --flushes-lost --again "$(back stall)"
+nbd_memory killed-nbdkit 1M
+row killed-nbdkit lose "$GONE" --xenstored "$XENSTORED_PID" \
+    --stop "$NBD_PID" --kill "$NBD_PID" --flushes-lost --again "$(back killed-nbdkit)"
+nbd_qemu killed-qemu 1M
+row killed-qemu lose "$GONE" --xenstored "$XENSTORED_PID" \
+    --stop "$NBD_PID" --kill "$NBD_PID" --flushes-lost --again "$(back killed-qemu)"
+# A flush that fails takes all others with it: Linux, and servers on it, report lost data once. The
+# server lives on: reads that it has yet come before the flushes.
+nbd_eval() { # NAME KEY=SCRIPT...: over a file; reads take 0.3 s
+    local name=$1
+    shift
+    truncate -s 1M "$DIR/$name.img"
+    nbdkit -f -U "$DIR/$name.sock" eval get_size='echo 1M' thread_model='echo parallel' \
+        pread="sleep 0.3
+            dd if=$DIR/$name.img iflag=skip_bytes,count_bytes skip=\$4 count=\$3 2>>$DIR/dd.log" \
+        pwrite="echo \"\$5\" >>$DIR/$name.flags
+            dd of=$DIR/$name.img oflag=seek_bytes conv=notrunc seek=\$4 2>>$DIR/dd.log" \
+        "$@" >"$DIR/$name.log" 2>&1 &
+    nbd_started "$name" $!
+}
+fail_once="if mkdir $DIR/failed; then echo EIO lost >&2; exit 1; fi; true"
+nbd_eval once flush="sleep 0.2; $fail_once"
+row once lose 'failed a flush' --flushes-lost
+rmdir "$DIR/failed"
+row once lose 'failed a flush' --flushes-lost --hasty
+neighbour_held
+
+# -- the server hangs: the guest is let go in time -------------------------------------------------
+neighbour_start 10
+nbd_evil hang 1048576 stall=9
+row hang hang '' --flushes-lost --again "$(back hang)"
+
+# -- single commands fail: only they do ------------------------------------------------------------
+nbd_evil read-eio 1048576 read-eio
+row read-eio fail '' --fails read
+nbd_evil write-eio 1048576 write-eio
+row write-eio fail '' --fails write
+nbd_evil write-enospc 1048576 write-enospc
+row write-enospc fail '' --fails write
+log_has "write-enospc\): the server failed a write .*No space left" || fail "ENOSPC is not logged"
+
+# -- servers that cannot be used, and those that can after all -------------------------------------
+row absent refuse 'No such file' --again "$(back absent)"
+nbd_evil refuses 1048576
+nbd_end
+row refuses refuse 'refused' --again "$(back refuses)"
+nbd_evil no-export 1048576 no-export
+row no-export refuse 'export'
+nbd_qemu wrong-name 1M # serves the name "" only
+row wrong-name refuse 'export'
+nbd_evil tiny 511
+row tiny refuse 'smaller than one sector' --again "$(back tiny)"
+nbd_evil large-blocks 1048576 min-block=4096
+row large-blocks refuse '4096 bytes.*blocksize'
+nbd_evil silent 1048576 silent
+row silent refuse 'does not answer'
+nbd_evil volatile 1048576 no-flush no-fua
+row volatile refuse 'neither flush nor write through'
+nbd_evil volatile-accepted 1048576 no-flush no-fua
+row volatile-accepted serve ''
+nbd_evil readonly 1048576 readonly
+row readonly readonly ''
+neighbour_held
+
+# -- no flush but FUA: every write carries it ------------------------------------------------------
+nbd_eval fua-only can_fua='echo native'
+row fua-only serve ''
+[ "$(sort "$DIR/fua-only.flags" | uniq -c | tr -s ' ')" = ' 4 fua' ] ||
+    fail "writes without FUA: $(tr '\n' ' ' <"$DIR/fua-only.flags")"
+note "$rows rows"
+daemon_stop
