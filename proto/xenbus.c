@@ -61,7 +61,7 @@ bool xenbus_may_go(enum xenbus_state from, enum xenbus_state to)
         [XENBUS_INIT_WAIT] = TO(CONNECTED) | TO(CLOSING) | TO(CLOSED),
         [XENBUS_CONNECTED] = TO(CONNECTED) | TO(INIT_WAIT) | TO(CLOSING) | TO(CLOSED),
         [XENBUS_CLOSING] = TO(CLOSING) | TO(INIT_WAIT) | TO(CLOSED),
-        [XENBUS_CLOSED] = TO(INIT_WAIT),
+        [XENBUS_CLOSED] = TO(INIT_WAIT) | TO(CLOSING),
         /* Not written by us; left by somebody, they may still come to an end. */
         [XENBUS_INITIALISED] = TO(INIT_WAIT) | TO(CLOSING) | TO(CLOSED),
         [XENBUS_RECONFIGURING] = TO(INIT_WAIT) | TO(CLOSING) | TO(CLOSED),
@@ -230,6 +230,9 @@ enum xenbus_action xenbus_decide(const struct xenbus_view *view)
             return XENBUS_DO_CLOSING;
         if (view->own == XENBUS_CLOSED && view->life != XENBUS_LIFE_NONE)
             return XENBUS_DO_CLOSE;
+        /* A frontend that closes once more (Windows does at every boot) waits for our 5. */
+        if (view->own == XENBUS_CLOSED && view->online)
+            return XENBUS_DO_CLOSING;
         return view->own == XENBUS_CLOSING ? decide_closing(view) : XENBUS_DO_NOTHING;
     default: return XENBUS_DO_NOTHING;
     }

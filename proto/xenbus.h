@@ -12,8 +12,9 @@
  *           |    |    a guest's reboot)  |   +--|-------------------------------+
  *           |    |                       |      |                               |
  *           |    +---> 6 Closed ---------+      +---------> 5 Closing <---------+
- *           |               ^ frontend 6 or gone                | frontend 5, server lost,
- *           |               +-----------------------------------+ refused, toolstack's unplug
+ *           |              |^ frontend 6 or gone              ^ | frontend 5, server lost,
+ *           |              |+---------------------------------|-+ refused, toolstack's unplug
+ *           |              +----------------------------------+ frontend 5 once more
  *           +------------------------------------------------------> 5
  *
  * 3 is never published: GRUB takes any state but 2 for "connected". 3 and 4 of a frontend mean the

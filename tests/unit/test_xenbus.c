@@ -207,6 +207,8 @@ static const struct row rows[] = {
     {"draining", 5, 6, LIFE(CLOSING), DO(NOTHING), ""},
     {"drained", 5, 6, LIFE(NONE), DO(CLOSED), ""},
     {"over", 6, 6, LIFE(NONE), DO(NOTHING), ""},
+    {"closed, and closes once more", 6, 5, LIFE(NONE), DO(CLOSING), ""},
+    {"... not plugged in any more", 6, 5, LIFE(NONE), DO(NOTHING), "o"},
     {"over, not plugged in any more", 6, 6, LIFE(NONE), DO(NOTHING), "o"},
     {"... in a driver domain", 6, 6, LIFE(NONE), DO(REMOVE), "oR"},
     {"... but still plugged in", 6, 6, LIFE(NONE), DO(NOTHING), "R"},
