@@ -92,12 +92,19 @@ static int find_trace(struct store *store, const char *back)
     return read_below(store, STORE_ALONE, back, KEY_BLKGATE_STATUS, status, sizeof(status));
 }
 
+static bool is_our_script(const char *script)
+{
+    const char *slash = strrchr(script, '/');
+
+    return strcmp(slash ? slash + 1 : script, script_name) == 0;
+}
+
 /* Reads script and params, and decides whether the node is ours. */
 static int find_owner(struct store *store, const struct config *config, enum vbd_kind kind,
                       const char *back, struct vbd_node *node)
 {
+    static const char aio[] = "aio:"; /* libxl's word for raw */
     char script[LIMIT_XENSTORE_PATH_BYTES];
-    const char *base = script;
     int ret = read_below(store, STORE_ALONE, back, KEY_SCRIPT, script, sizeof(script));
 
     if (ret < 0 && ret != -ENOENT)
@@ -107,19 +114,17 @@ static int find_owner(struct store *store, const struct config *config, enum vbd
     if (ret < 0)
         return ret;
 
-    if (kind != VBD_KIND_VBD) {
-        static const char aio[] = "aio:"; /* libxl's word for raw */
-
-        if (strncmp(node->params, aio, sizeof(aio) - 1) == 0)
-            memmove(node->params, node->params + sizeof(aio) - 1,
-                    strlen(node->params + sizeof(aio) - 1) + 1);
-        return names_disk(config, node->params) ? 0 : find_trace(store, back);
-    }
-    if (!node->script)
-        return config_disk_find(config, node->params) ? 0 : find_trace(store, back);
-    if (strrchr(script, '/'))
-        base = strrchr(script, '/') + 1;
-    return strcmp(base, script_name) == 0 ? 0 : -ENOENT;
+    if (kind != VBD_KIND_VBD && strncmp(node->params, aio, sizeof(aio) - 1) == 0)
+        memmove(node->params, node->params + sizeof(aio) - 1,
+                strlen(node->params + sizeof(aio) - 1) + 1);
+    if (node->script && is_our_script(script))
+        return 0; /* whatever it names: the script waits to hear of it */
+    if (kind == VBD_KIND_VBD && node->script)
+        return -ENOENT;
+    if (kind == VBD_KIND_VBD ? config_disk_find(config, node->params) != NULL
+                             : names_disk(config, node->params))
+        return 0;
+    return find_trace(store, back);
 }
 
 int vbd_nodes_find(struct store *store, const struct config *config, enum vbd_kind kind,
