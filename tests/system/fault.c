@@ -16,10 +16,11 @@
  *      --again COMMAND   brings the server back; the frontend opens the disk again, and it works.
  *      --flushes-lost    no flush of the batch may be answered OKAY.
  *      --hasty           after state 5 the frontend closes at once, with reads at the server.
- * The first WARM commands (4 writes, 4 reads) of a connection are sent before the batch.
+ * The first PROBE_WARM commands (4 writes, 4 reads) of a connection are sent before the batch.
  */
-#include "guest.h"
+#include "probe.h"
 
+#include <dirent.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -30,12 +31,10 @@
 
 enum {
     FLUSH_LOST = -3,
-    WARM = 4,
     BATCH = 18,
     PENDING = 1 << 20, /* not answered yet; no status */
     QUIET_MS = 700,    /* how long nothing may come */
     SHOWN_MS = 10000,
-    CLOSE_MS = 8000 + 1500, /* LIMIT_CLOSE_MS, and a slow machine */
 };
 
 struct ask {
@@ -45,50 +44,56 @@ struct ask {
     unsigned order; /* of its answer */
 };
 
-static struct tool_disk disk = {.kind = "qdisk", .vdev = "xvda", .devid = 51712};
-static struct front front = {.timeout_ms = 20000, .nr_queues = 1, .disk = &disk};
+static struct probe probe = {.disk = {.kind = "qdisk", .vdev = "xvda", .devid = 51712}};
 static struct ask asks[BATCH + 8];
-static unsigned nr_asks, nr_answers, nr_wrong;
-static uint32_t frame;
-static uint32_t ref;
-static unsigned domid;
+static unsigned nr_asks, nr_answers;
 static long stop_pid, kill_pid, xenstored_pid;
 static const char *again, *fails = "";
 static bool flushes_lost, hasty;
 
-#define expect(condition, ...)                             \
-    do {                                                   \
-        if (!(condition)) {                                \
-            fprintf(stderr, "fault: wrong: " __VA_ARGS__); \
-            fprintf(stderr, "\n");                         \
-            nr_wrong++;                                    \
-        }                                                  \
-    } while (0)
+/* Every thread stopped? They stop one by one, after the signal was sent. */
+static bool is_stopped(long pid)
+{
+    char path[320], state;
+    struct dirent *entry;
+    bool stopped = true;
+    DIR *tasks;
+    FILE *stat;
+
+    snprintf(path, sizeof(path), "/proc/%ld/task", pid);
+    tasks = opendir(path);
+    while (tasks && (entry = readdir(tasks))) {
+        if (entry->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof(path), "/proc/%ld/task/%s/stat", pid, entry->d_name);
+        stat = fopen(path, "r");
+        stopped = stopped && stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1 && state == 'T';
+        if (stat)
+            fclose(stat);
+    }
+    if (tasks)
+        closedir(tasks);
+    return tasks && stopped;
+}
 
 static void signal_send(long pid, int number)
 {
-    if (pid > 0 && kill((pid_t)pid, number))
-        perror("fault: kill");
+    int64_t end_ms = guest_clock_ms() + SHOWN_MS;
+
+    if (pid <= 0)
+        return;
+    expect(&probe, kill((pid_t)pid, number) == 0, "no signal to %ld", pid);
+    while (number == SIGSTOP && !is_stopped(pid) && guest_clock_ms() < end_ms)
+        guest_wait(probe.front.guest, 5);
 }
 
 /* -- requests ------------------------------------------------------------------------------- */
 
-static struct front_request request(uint8_t op, uint64_t sector)
-{
-    struct front_request req = {.op = op, .sector = sector};
-
-    if (op == OP_FLUSH)
-        return req;
-    req.nr_segments = 1;
-    req.segments[0] = (struct front_segment){.ref = ref, .first = 0, .last = 7};
-    return req;
-}
-
 static void ask(uint8_t op, uint64_t sector)
 {
-    struct front_request req = request(op, sector);
+    struct front_request req = probe_request(&probe, op, sector);
 
-    if (nr_asks == sizeof(asks) / sizeof(*asks) || front_push(&front, 0, &req))
+    if (nr_asks == sizeof(asks) / sizeof(*asks) || front_push(&probe.front, 0, &req))
         abort();
     asks[nr_asks++] = (struct ask){.id = req.id, .op = op, .status = PENDING};
 }
@@ -105,13 +110,13 @@ static bool answers_take(void)
     unsigned i;
     int got;
 
-    while ((got = front_poll(&front, &rsp)) > 0)
+    while ((got = front_poll(&probe.front, &rsp)) > 0)
         for (i = 0; i < nr_asks; i++)
             if (asks[i].id == rsp.id && asks[i].status == PENDING) {
                 asks[i].status = rsp.status;
                 asks[i].order = ++nr_answers;
             }
-    expect(got == 0, "an answer that was not asked for");
+    expect(&probe, got == 0, "an answer that was not asked for");
     return got == 0;
 }
 
@@ -120,7 +125,7 @@ static void answers_wait(int ms)
     int64_t end_ms = guest_clock_ms() + ms;
 
     while (answers_take() && guest_clock_ms() < end_ms)
-        guest_wait(front.guest, 10);
+        guest_wait(probe.front.guest, 10);
 }
 
 static unsigned unanswered(bool flushes)
@@ -137,45 +142,13 @@ static void data_answers_wait(void)
     int64_t end_ms = guest_clock_ms() + SHOWN_MS;
 
     while (unanswered(false) && guest_clock_ms() < end_ms && answers_take())
-        guest_wait(front.guest, 10);
-    expect(unanswered(false) == 0, "%u reads and writes have no answer", unanswered(false));
+        guest_wait(probe.front.guest, 10);
+    expect(&probe, unanswered(false) == 0, "%u reads and writes have no answer", unanswered(false));
 }
 
 static void asks_forget(void)
 {
     nr_asks = nr_answers = 0;
-}
-
-/* WARM writes and WARM reads of what they wrote, one after the other. */
-static void warm(bool may_write)
-{
-    struct front_request req;
-    unsigned i, status;
-    uint8_t *page = guest_page(front.guest, frame);
-
-    for (i = 0; may_write && i < WARM; i++) {
-        memset(page, (int)(0x40 + i), GUEST_PAGE);
-        req = request(OP_WRITE, (uint64_t)i * 8);
-        status = (unsigned)front_do(&front, &req);
-        expect(status == RSP_OKAY, "write %u: %d", i, (int)status);
-    }
-    for (i = 0; i < WARM; i++) {
-        memset(page, 0xee, GUEST_PAGE);
-        req = request(OP_READ, (uint64_t)i * 8);
-        status = (unsigned)front_do(&front, &req);
-        expect(status == RSP_OKAY, "read %u: %d", i, (int)status);
-        expect(!may_write || (page[0] == 0x40 + i && page[GUEST_PAGE - 1] == 0x40 + i),
-               "read %u: wrong bytes", i);
-    }
-}
-
-/* A disk that offers no flush may say so. */
-static void flush_once(void)
-{
-    struct front_request req = request(OP_FLUSH, 0);
-    int status = front_do(&front, &req);
-
-    expect(status == RSP_OKAY || (status == RSP_NOTSUPP && !front.flush), "flush: %d", status);
 }
 
 /* Two flushes, among 8 reads and 8 writes that touch each a page of its own. */
@@ -189,7 +162,7 @@ static void batch_push(void)
         ask(OP_WRITE, 64 + i * 16);
         ask(OP_READ, 72 + i * 16);
     }
-    front_publish(&front, 0);
+    front_publish(&probe.front, 0);
 }
 
 /* -- what is to hold ------------------------------------------------------------------------ */
@@ -200,10 +173,10 @@ static void reason_print(void)
     unsigned length = 0;
     char *text;
 
-    snprintf(path, sizeof(path), "/local/domain/0/error/backend/%s/%u/%u/error", disk.kind, domid,
-             disk.devid);
-    text = xs_read(disk.guest->xs, XBT_NULL, path, &length);
-    expect(text && length > 4, "state 5, and no reason in the error node");
+    snprintf(path, sizeof(path), "/local/domain/0/error/backend/%s/%u/%u/error", probe.disk.kind,
+             probe.domid, probe.disk.devid);
+    text = xs_read(probe.disk.guest->xs, XBT_NULL, path, &length);
+    expect(&probe, text && length > 4, "state 5, and no reason in the error node");
     printf("reason: %s\n", text ? text : "none");
     free(text);
 }
@@ -213,7 +186,7 @@ static void no_error_yet(void)
     unsigned i;
 
     for (i = 0; i < nr_asks; i++)
-        expect(asks[i].status == PENDING || asks[i].status == RSP_OKAY,
+        expect(&probe, asks[i].status == PENDING || asks[i].status == RSP_OKAY,
                "a %s was answered %d before state 5 could be seen", op_name(asks[i].op),
                asks[i].status);
 }
@@ -226,13 +199,13 @@ static void answers_judge(void)
     for (i = 0; i < nr_asks; i++) {
         const struct ask *a = &asks[i];
 
-        expect(a->status != PENDING, "a %s was never answered", op_name(a->op));
+        expect(&probe, a->status != PENDING, "a %s was never answered", op_name(a->op));
         if (a->op != OP_FLUSH && a->order > last_data)
             last_data = a->order;
         if (a->status != RSP_OKAY && a->order < first_failure)
             first_failure = a->order;
         if (a->op != OP_FLUSH)
-            expect(a->status == RSP_OKAY || a->status == RSP_ERROR, "a %s was answered %d",
+            expect(&probe, a->status == RSP_OKAY || a->status == RSP_ERROR, "a %s was answered %d",
                    op_name(a->op), a->status);
     }
     for (i = 0; i < nr_asks; i++) {
@@ -240,9 +213,9 @@ static void answers_judge(void)
 
         if (a->op != OP_FLUSH || a->status == PENDING)
             continue;
-        expect(a->status == FLUSH_LOST || (a->status == RSP_OKAY && !flushes_lost),
+        expect(&probe, a->status == FLUSH_LOST || (a->status == RSP_OKAY && !flushes_lost),
                "a flush was answered %d", a->status);
-        expect(a->status == FLUSH_LOST ? a->order > last_data : a->order < first_failure,
+        expect(&probe, a->status == FLUSH_LOST ? a->order > last_data : a->order < first_failure,
                "a flush was answered %d as number %u of %u", a->status, a->order, nr_answers);
     }
 }
@@ -253,24 +226,25 @@ static void close_watched(bool by_5)
     int64_t start_ms;
 
     if (by_5) {
-        front_state_set(&front, STATE_CLOSING);
-        expect(tool_wait_state(&disk, STATE_CLOSING, SHOWN_MS) == 0, "no state 5 after ours");
+        front_state_set(&probe.front, STATE_CLOSING);
+        expect(&probe, tool_wait_state(&probe.disk, STATE_CLOSING, SHOWN_MS) == 0,
+               "no state 5 after ours");
     }
     start_ms = guest_clock_ms();
-    front_state_set(&front, STATE_CLOSED);
-    while (tool_state(&disk) != STATE_CLOSED && guest_clock_ms() - start_ms < CLOSE_MS)
+    front_state_set(&probe.front, STATE_CLOSED);
+    while (tool_state(&probe.disk) != STATE_CLOSED && guest_clock_ms() - start_ms < PROBE_CLOSE_MS)
         answers_wait(20);
-    expect(tool_state(&disk) == STATE_CLOSED, "no state 6 in %d ms", CLOSE_MS);
+    expect(&probe, tool_state(&probe.disk) == STATE_CLOSED, "no state 6 in %d ms", PROBE_CLOSE_MS);
     printf("closed in %" PRId64 " ms\n", guest_clock_ms() - start_ms);
     answers_wait(100);
     answers_judge();
-    expect(front_ring_free(&front) == 0, "the ring is still mapped");
+    expect(&probe, front_ring_free(&probe.front) == 0, "the ring is still mapped");
     asks_forget();
 }
 
 static void lose(void)
 {
-    warm(true);
+    probe_io(&probe, true);
     if (xenstored_pid)
         signal_send(xenstored_pid, SIGSTOP);
     signal_send(stop_pid, SIGSTOP);
@@ -281,7 +255,8 @@ static void lose(void)
     answers_wait(QUIET_MS);
     no_error_yet();
     signal_send(xenstored_pid, SIGCONT);
-    expect(tool_wait_state(&disk, STATE_CLOSING, SHOWN_MS) == 0, "the loss is not shown");
+    expect(&probe, tool_wait_state(&probe.disk, STATE_CLOSING, SHOWN_MS) == 0,
+           "the loss is not shown");
     reason_print();
     if (hasty) {
         close_watched(false);
@@ -291,23 +266,23 @@ static void lose(void)
     ask(OP_READ, 8);
     ask(OP_WRITE, 16);
     ask(OP_FLUSH, 0);
-    front_publish(&front, 0);
+    front_publish(&probe.front, 0);
     data_answers_wait();
-    expect(asks[nr_asks - 3].status == RSP_ERROR && asks[nr_asks - 2].status == RSP_ERROR,
+    expect(&probe, asks[nr_asks - 3].status == RSP_ERROR && asks[nr_asks - 2].status == RSP_ERROR,
            "a lost disk answers %d and %d", asks[nr_asks - 3].status, asks[nr_asks - 2].status);
     answers_wait(200);
-    expect(asks[nr_asks - 1].status == PENDING, "a lost disk answers a flush: %d",
+    expect(&probe, asks[nr_asks - 1].status == PENDING, "a lost disk answers a flush: %d",
            asks[nr_asks - 1].status);
     close_watched(false);
 }
 
 static void hang(void)
 {
-    warm(true);
+    probe_io(&probe, true);
     signal_send(stop_pid, SIGSTOP);
     batch_push();
     answers_wait(300);
-    expect(nr_answers == 0, "the server hangs, and %u requests were answered", nr_answers);
+    expect(&probe, nr_answers == 0, "the server hangs, and %u requests were answered", nr_answers);
     close_watched(true);
     signal_send(stop_pid, SIGKILL);
 }
@@ -321,63 +296,55 @@ static void fail(void)
     for (i = 0; i < nr_asks; i++) {
         int right = strcmp(op_name(asks[i].op), fails) == 0 ? RSP_ERROR : RSP_OKAY;
 
-        expect(asks[i].status == right, "a %s was answered %d", op_name(asks[i].op),
+        expect(&probe, asks[i].status == right, "a %s was answered %d", op_name(asks[i].op),
                asks[i].status);
     }
     asks_forget();
-    expect(tool_state(&disk) == STATE_CONNECTED, "state %d", tool_state(&disk));
-    expect(front_close(&front) == 0, "not closed");
+    expect(&probe, tool_state(&probe.disk) == STATE_CONNECTED, "state %d", tool_state(&probe.disk));
+    probe_close(&probe);
 }
 
 static void readonly(void)
 {
-    struct front_request req = request(OP_WRITE, 0);
+    struct front_request req = probe_request(&probe, OP_WRITE, 0);
     int status;
 
-    expect(front.readonly, "info does not say READONLY");
-    status = front_do(&front, &req);
-    expect(status == RSP_ERROR, "a write was answered %d", status);
-    warm(false);
-    flush_once();
-    expect(tool_state(&disk) == STATE_CONNECTED, "state %d", tool_state(&disk));
-    expect(front_close(&front) == 0, "not closed");
+    expect(&probe, probe.front.readonly, "info does not say READONLY");
+    status = front_do(&probe.front, &req);
+    expect(&probe, status == RSP_ERROR, "a write was answered %d", status);
+    probe_io(&probe, false);
+    probe_flush(&probe);
+    expect(&probe, tool_state(&probe.disk) == STATE_CONNECTED, "state %d", tool_state(&probe.disk));
+    probe_close(&probe);
 }
 
 static void refuse(void)
 {
-    expect(tool_wait_state(&disk, STATE_CLOSING, SHOWN_MS) == 0, "it was not refused");
+    expect(&probe, tool_wait_state(&probe.disk, STATE_CLOSING, SHOWN_MS) == 0,
+           "it was not refused");
     reason_print();
-    front_state_set(&front, STATE_CLOSED);
-    expect(tool_wait_state(&disk, STATE_CLOSED, CLOSE_MS) == 0, "no state 6");
+    front_state_set(&probe.front, STATE_CLOSED);
+    expect(&probe, tool_wait_state(&probe.disk, STATE_CLOSED, PROBE_CLOSE_MS) == 0, "no state 6");
 }
 
 static void serve(void)
 {
-    expect(!front.readonly, "it is read-only");
-    warm(true);
-    flush_once();
-    expect(front_close(&front) == 0, "not closed");
+    expect(&probe, !probe.front.readonly, "it is read-only");
+    probe_io(&probe, true);
+    probe_flush(&probe);
+    probe_close(&probe);
 }
 
 static void serve_again(void)
 {
     int status = system(again); /* the script's own words */
 
-    expect(status == 0, "%s: %d", again, status);
-    if (front_reopen(&front) || front_connect(&front)) {
-        expect(false, "not opened again");
+    expect(&probe, status == 0, "%s: %d", again, status);
+    if (front_reopen(&probe.front) || front_connect(&probe.front)) {
+        expect(&probe, false, "not opened again");
         return;
     }
     serve();
-}
-
-static void detach(void)
-{
-    expect(tool_unplug(&disk) == 0, "not unplugged");
-    expect(tool_wait_state(&disk, STATE_CLOSED, CLOSE_MS) == 0, "not closed for the toolstack");
-    tool_remove(&disk);
-    expect(guest_revoke(disk.guest, ref), "a data page is in use");
-    expect(guest_mapped_grants(disk.guest, domid) == 0, "grants are mapped");
 }
 
 /* -- arguments ------------------------------------------------------------------------------ */
@@ -385,9 +352,9 @@ static void detach(void)
 static int option(int opt, const char *arg)
 {
     switch (opt) {
-    case 'd': disk.params = arg; return 0;
-    case 'n': domid = (unsigned)strtoul(arg, NULL, 10); return 0;
-    case 'b': disk.kind = arg; return 0;
+    case 'd': probe.disk.params = arg; return 0;
+    case 'n': probe.domid = (unsigned)strtoul(arg, NULL, 10); return 0;
+    case 'b': probe.disk.kind = arg; return 0;
     case 's': stop_pid = strtol(arg, NULL, 10); return 0;
     case 'k': kill_pid = strtol(arg, NULL, 10); return 0;
     case 'x': xenstored_pid = strtol(arg, NULL, 10); return 0;
@@ -395,7 +362,7 @@ static int option(int opt, const char *arg)
     case 'f': fails = arg; return 0;
     case 'l': flushes_lost = true; return 0;
     case 'h': hasty = true; return 0;
-    case 'r': disk.readonly = true; return 0;
+    case 'r': probe.disk.readonly = true; return 0;
     default: return -1;
     }
 }
@@ -412,7 +379,7 @@ static int arguments_read(int argc, char **argv)
     while ((opt = getopt_long(argc, argv, "", known, NULL)) != -1)
         if (option(opt, optarg))
             return -1;
-    return disk.params && domid && optind + 1 == argc ? 0 : -1;
+    return probe.disk.params && probe.domid && optind + 1 == argc ? 0 : -1;
 }
 
 static const struct {
@@ -425,20 +392,15 @@ static const struct {
 
 static void run(unsigned which)
 {
-    disk.guest = front.guest = guest_create(domid, 128);
-    front.abi = guest_abi_find("x86_64");
-    if (!front.guest)
-        exit(1);
-    frame = guest_frames_alloc(front.guest, 1);
-    ref = guest_grant(front.guest, frame, 0, false);
-    if (tool_attach(&disk) || (expectations[which].connects && front_connect(&front))) {
-        expect(false, "not attached");
+    probe_start(&probe);
+    if (expectations[which].connects ? !probe_attach(&probe) : tool_attach(&probe.disk) != 0) {
+        probe.wrong++;
         return;
     }
     expectations[which].run();
     if (again)
         serve_again();
-    detach();
+    probe_detach(&probe);
 }
 
 int main(int argc, char **argv)
@@ -455,7 +417,6 @@ int main(int argc, char **argv)
     if (i == sizeof(expectations) / sizeof(*expectations))
         return 100;
     run(i);
-    if (disk.guest)
-        guest_destroy(disk.guest);
-    return nr_wrong > 0;
+    guest_destroy(probe.front.guest);
+    return probe.wrong > 0;
 }

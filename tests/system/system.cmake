@@ -2,9 +2,10 @@
 set(SYSTEM_DIR ${CMAKE_CURRENT_LIST_DIR})
 
 function(system_program name)
-    add_executable(${name} ${SYSTEM_DIR}/${name}.c)
+    add_executable(${name} ${SYSTEM_DIR}/${name}.c ${SYSTEM_DIR}/probe.c)
     target_link_libraries(${name} PRIVATE simguest-lib)
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/system)
 endfunction()
 
 system_program(fault)
+system_program(life)
