@@ -186,8 +186,12 @@ static int closing_wait(struct front *front, int before)
 
     if (before == STATE_CONNECTED)
         return tool_wait_state(front->disk, STATE_CLOSING, front->timeout_ms);
-    while (tool_state(front->disk) != STATE_CLOSED && guest_clock_ms() < deadline_ms) {
-        if (tool_state(front->disk) == STATE_CLOSING)
+    /* One look decides: after flapping, the backend may still be on its way through older states.
+     */
+    while (guest_clock_ms() < deadline_ms) {
+        int state = tool_state(front->disk);
+
+        if (state == STATE_CLOSING || state == STATE_CLOSED)
             return 0;
         guest_wait(front->guest, 2);
     }
