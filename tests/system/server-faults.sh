@@ -7,16 +7,16 @@ FAULT=$BUILD/system/fault
 lab_start
 echo 'connect-timeout = 2' >>"$CONFIG"
 nbd_memory good 64M
-disk good "$(unix_uri good)"
+disk good "$(unix_uri good)" 'worker = 0' # all on one: who fails is close to who must not notice
 
 evil_rows=(close eof half magic cookie shutdown stall hang twice flush-eio read-eio write-eio \
-    write-enospc tiny large-blocks readonly volatile volatile-accepted fua-only silent no-export)
+    write-enospc hang-force silent-stop tiny large-blocks readonly volatile volatile-accepted fua-only silent no-export)
 for name in "${evil_rows[@]}" absent refuses killed-nbdkit killed-qemu once; do
     line=
     [ $name != volatile-accepted ] || line='accept-volatile = yes'
-    disk $name "$(unix_uri $name)" "$line"
+    disk $name "$(unix_uri $name)" 'worker = 0' "$line"
 done
-disk wrong-name "$(unix_uri wrong-name nobody-has-this)"
+disk wrong-name "$(unix_uri wrong-name nobody-has-this)" 'worker = 0'
 daemon_start
 
 cat >"$DIR/back" <<'X'
@@ -112,9 +112,15 @@ row once lose 'failed a flush' --flushes-lost --hasty
 neighbour_held
 
 # -- the server hangs: the guest is let go in time -------------------------------------------------
-neighbour_start 10
+neighbour_start 18
 nbd_evil hang 1048576 stall=9
 row hang hang '' --flushes-lost --again "$(back hang)"
+nbd_evil hang-force 1048576 stall=10
+domid=$((domid + 1))
+timeout -k 5 60 "$BUILD/system/life" force hang-force $domid >"$DIR/row.out" 2>&1 ||
+    { cat "$DIR/row.out"; fail "destroyed while its server hangs"; }
+log_has "$domid/xvda \(hang-force\): the server did not finish in time" ||
+    fail "the log does not say that the server hung"
 
 # -- single commands fail: only they do ------------------------------------------------------------
 nbd_evil read-eio 1048576 read-eio
@@ -153,5 +159,14 @@ nbd_eval fua-only can_fua='echo native'
 row fua-only serve ''
 [ "$(sort "$DIR/fua-only.flags" | uniq -c | tr -s ' ')" = ' 4 fua' ] ||
     fail "writes without FUA: $(tr '\n' ' ' <"$DIR/fua-only.flags")"
+
+# -- a stop does not wait for a server that does not even shake hands ------------------------------
+nbd_evil silent-stop 1048576 silent
+back=/local/domain/0/backend/qdisk/99/51712 front=/local/domain/99/device/vbd/51712
+xenstore-write $front/state 1 $back/frontend $front $back/frontend-id 99 $back/online 1 \
+    $back/params silent-stop $back/mode w $back/state 1
+wait_for 5 log_has 'silent-stop\): data: CLOSED -> OPENING' || fail "silent-stop is not opened"
 note "$rows rows"
+start=$SECONDS
 daemon_stop
+[ $((SECONDS - start)) -le 5 ] || fail "a silent server held up the stop for $((SECONDS - start)) s"
