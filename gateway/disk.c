@@ -123,11 +123,11 @@ static bool has_rings(const struct disk *disk)
 /* The disk's service ends here (LOST). */
 static void give_up(struct disk *disk, const char *reason)
 {
+    activate(disk); /* the second time too: what the server held comes back now, to be answered */
     if (disk->given_up)
         return;
     disk->given_up = true;
     snprintf(disk->lost_reason, sizeof disk->lost_reason, "%s", reason);
-    activate(disk);
 }
 
 /* By its server: the connection went, or nothing durable can be had of it any more. */

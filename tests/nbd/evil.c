@@ -11,7 +11,7 @@
  *      close=N         closes the connection instead of replying
  *      eof=N           half a reply header, then closes
  *      half=N          a read's header and half of its data, then closes
- *      stall=N         reads on, replies no more
+ *      stall=N         reads on, replies no more; says "stalled" on stderr for each
  *      magic=N         a reply with a wrong magic
  *      cookie=N        a reply to a command that was never sent
  *      twice=N         replies twice
@@ -227,8 +227,10 @@ static bool reply(int fd, const struct request *request, uint32_t error, const u
 
     if (fault_now(CLOSE, command))
         return false;
-    if (fault_now(STALL, command))
+    if (fault_now(STALL, command)) {
+        fprintf(stderr, "stalled\n");
         return true;
+    }
     if (fault_now(END, command)) {
         put(fd, &head, sizeof head / 2);
         return false;

@@ -9,3 +9,4 @@ endfunction()
 
 system_program(fault)
 system_program(life)
+system_program(stall)

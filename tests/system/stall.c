@@ -1,0 +1,243 @@
+/* stall: guests of a server that stops answering. It costs them time to close, others nothing.
+ *
+ *      stall TRIAL --disk NAME --domid N [--kill PID]
+ *
+ * Trials, each of one guest; exit 0 only if all of it held:
+ *      flush   The server fails a flush, and answers nothing that was sent after it. The frontend
+ *              closes; --kill: the server dies a second later.
+ *      broken  The guest breaks its ring while the server holds its reads, then closes as above.
+ *      deep    512 writes at once, on a ring of 16 pages; closes after a second.
+ *      hoard   On one worker NAME1 .. NAME20, each with 64 reads of 44 KiB at a server that keeps
+ *              them, and NAME0, which must still work.
+ * After each: state 6 in time, every request answered once, flushes last; no ring stays mapped.
+ */
+#include "guest.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    FLUSH_LOST = -3,
+    HOARDERS = 20,
+    HOARDED = 64,
+    SHOWN_MS = 10000,
+    CLOSE_MS = 8000 + 1500, /* LIMIT_CLOSE_MS, and a slow machine */
+    KILLED_MS = 4000,       /* well before a close gives up on a server by itself */
+};
+
+struct unit {
+    struct tool_disk disk;
+    struct front front;
+    unsigned asked, answered, flushes; /* flushes: unanswered */
+};
+
+static struct guest *guest;
+static uint32_t frame, refs[GUEST_SEGMENTS_MAX];
+static struct unit units[HOARDERS + 1];
+static const char *name;
+static unsigned domid, nr_wrong;
+static long kill_pid;
+
+#define expect(condition, ...)                             \
+    do {                                                   \
+        if (!(condition)) {                                \
+            fprintf(stderr, "stall: wrong: " __VA_ARGS__); \
+            fprintf(stderr, "\n");                         \
+            nr_wrong++;                                    \
+        }                                                  \
+    } while (0)
+
+static bool attach(struct unit *unit, const char *params, unsigned index, unsigned order)
+{
+    unit->disk = (struct tool_disk){.guest = guest,
+                                    .kind = "qdisk",
+                                    .vdev = "xvda",
+                                    .devid = 51712 + 16 * index,
+                                    .params = strdup(params)};
+    unit->front = (struct front){.guest = guest,
+                                 .disk = &unit->disk,
+                                 .abi = guest_abi_find("x86_64"),
+                                 .ring_order = order,
+                                 .nr_queues = 1,
+                                 .timeout_ms = SHOWN_MS};
+    if (tool_attach(&unit->disk) == 0 && front_connect(&unit->front) == 0)
+        return true;
+    expect(false, "%s is not attached", params);
+    return false;
+}
+
+static void ask(struct unit *unit, uint8_t op, unsigned pages)
+{
+    struct front_request req = {.op = op, .sector = unit->asked % 128 * 8};
+
+    for (; op != OP_FLUSH && req.nr_segments < pages; req.nr_segments++)
+        req.segments[req.nr_segments] =
+            (struct front_segment){.ref = refs[req.nr_segments], .first = 0, .last = 7};
+    if (op == OP_FLUSH)
+        req.sector = 0;
+    else if (pages > 1)
+        req.sector = 0; /* reads of one place */
+    if (front_push(&unit->front, 0, &req))
+        abort();
+    unit->asked++;
+    unit->flushes += op == OP_FLUSH;
+}
+
+static void answers_take(struct unit *unit)
+{
+    struct front_response rsp;
+    int got;
+
+    while ((got = front_poll(&unit->front, &rsp)) > 0) {
+        unit->answered++;
+        if (rsp.op != OP_FLUSH)
+            continue;
+        unit->flushes--;
+        expect(unit->asked - unit->answered == unit->flushes, "a flush is not the last");
+        expect(rsp.status == FLUSH_LOST, "a flush is answered %d", rsp.status);
+    }
+    expect(got == 0, "an answer that was not asked for");
+}
+
+static void answers_wait(struct unit *unit, int ms)
+{
+    int64_t end_ms = guest_clock_ms() + ms;
+
+    while (guest_clock_ms() < end_ms) {
+        answers_take(unit);
+        guest_wait(guest, 10);
+    }
+}
+
+static void close_in(struct unit *unit, int limit_ms)
+{
+    int64_t start_ms = guest_clock_ms();
+
+    if (kill_pid) {
+        front_state_set(&unit->front, STATE_CLOSED);
+        answers_wait(unit, 1000);
+        kill((pid_t)kill_pid, SIGKILL);
+    }
+    front_state_set(&unit->front, STATE_CLOSED);
+    while (tool_state(&unit->disk) != STATE_CLOSED && guest_clock_ms() - start_ms < limit_ms)
+        answers_wait(unit, 20);
+    expect(tool_state(&unit->disk) == STATE_CLOSED, "no state 6 in %d ms", limit_ms);
+    answers_take(unit);
+    expect(unit->answered == unit->asked, "%u of %u requests are answered", unit->answered,
+           unit->asked);
+    expect(front_ring_free(&unit->front) == 0, "the ring is still mapped");
+    printf("closed in %" PRId64 " ms\n", guest_clock_ms() - start_ms);
+}
+
+/* The loss is shown before the frontend closes. */
+static void close_lost(struct unit *unit)
+{
+    expect(tool_wait_state(&unit->disk, STATE_CLOSING, SHOWN_MS) == 0, "the loss is not shown");
+    answers_wait(unit, 300);
+    close_in(unit, kill_pid ? KILLED_MS : CLOSE_MS);
+}
+
+static void trial_flush(void)
+{
+    if (!attach(&units[0], name, 0, 0))
+        return;
+    ask(&units[0], OP_FLUSH, 0);
+    for (int i = 0; i < 8; i++)
+        ask(&units[0], OP_READ, 1);
+    front_publish(&units[0].front, 0);
+    close_lost(&units[0]);
+}
+
+static void trial_broken(void)
+{
+    struct front_queue *queue = &units[0].front.queues[0];
+
+    if (!attach(&units[0], name, 0, 0))
+        return;
+    for (int i = 0; i < 8; i++)
+        ask(&units[0], OP_READ, 1);
+    front_publish(&units[0].front, 0);
+    answers_wait(&units[0], 300);
+    atomic_store((_Atomic uint32_t *)(void *)queue->ring, queue->req_prod + 1000);
+    guest_notify(guest, queue->slot);
+    close_lost(&units[0]);
+}
+
+static void trial_deep(void)
+{
+    if (!attach(&units[0], name, 0, 4))
+        return;
+    for (int i = 0; i < 512; i++)
+        ask(&units[0], OP_WRITE, 1);
+    front_publish(&units[0].front, 0);
+    answers_wait(&units[0], 1000);
+    front_state_set(&units[0].front, STATE_CLOSING);
+    close_in(&units[0], CLOSE_MS);
+}
+
+static void hoard(unsigned index)
+{
+    struct unit *unit = &units[index];
+    char hoarder[64];
+
+    snprintf(hoarder, sizeof(hoarder), "%s%u", name, index);
+    if (!attach(unit, hoarder, index, 1))
+        return;
+    for (int i = 0; i < HOARDED; i++)
+        ask(unit, OP_READ, GUEST_SEGMENTS_MAX);
+    front_publish(&unit->front, 0);
+}
+
+static void trial_hoard(void)
+{
+    struct front_request req = {.op = OP_WRITE, .nr_segments = GUEST_SEGMENTS_MAX};
+    char served[64];
+
+    for (unsigned i = 1; i <= HOARDERS; i++)
+        hoard(i);
+    answers_wait(&units[1], 500);
+    snprintf(served, sizeof(served), "%s0", name);
+    if (!attach(&units[0], served, 0, 0))
+        return;
+    for (unsigned i = 0; i < GUEST_SEGMENTS_MAX; i++)
+        req.segments[i] = (struct front_segment){.ref = refs[i], .first = 0, .last = 7};
+    for (int i = 0; i < 20; i++)
+        expect(front_do(&units[0].front, &req) == RSP_OKAY, "write %d of the neighbour", i);
+    expect(front_close(&units[0].front) == 0, "the neighbour cannot close");
+    printf("%u at other servers, and the neighbour is served\n", HOARDERS * HOARDED);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} trials[] = {
+    {"flush", trial_flush}, {"broken", trial_broken}, {"deep", trial_deep}, {"hoard", trial_hoard}};
+
+int main(int argc, char **argv)
+{
+    for (int i = 2; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--disk") == 0)
+            name = argv[i + 1];
+        else if (strcmp(argv[i], "--domid") == 0)
+            domid = (unsigned)strtoul(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--kill") == 0)
+            kill_pid = strtol(argv[i + 1], NULL, 10);
+    }
+    if (!name || !domid)
+        return 100;
+    guest = guest_create(domid, 128);
+    if (!guest)
+        return 1;
+    frame = guest_frames_alloc(guest, GUEST_SEGMENTS_MAX);
+    for (uint32_t i = 0; i < GUEST_SEGMENTS_MAX; i++)
+        refs[i] = guest_grant(guest, frame + i, 0, false);
+    for (size_t i = 0; i < sizeof(trials) / sizeof(*trials); i++)
+        if (strcmp(argv[1], trials[i].name) == 0)
+            trials[i].run();
+    guest_destroy(guest);
+    return nr_wrong > 0;
+}

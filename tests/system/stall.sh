@@ -1,0 +1,30 @@
+#!/bin/bash
+# Laws 4 and 10: a server that stops answering costs its guest no more than the time to close, and
+# others nothing.
+. "$(dirname "$0")/lab.sh"
+STALL=$BUILD/system/stall
+lab_start
+for name in flush flush-killed broken broken-killed; do disk $name "$(unix_uri $name)"; done
+daemon_start
+
+domid=100
+trial() { # TRIAL DISK [ARGUMENTS...]
+    local trial=$1 name=$2
+    shift 2
+    domid=$((domid + 1))
+    timeout -k 5 60 "$STALL" "$trial" --disk "$name" --domid $domid "$@" >"$DIR/trial.out" 2>&1 ||
+        { cat "$DIR/trial.out"; fail "$name"; }
+    daemon_alive
+    note "$name: $(tail -1 "$DIR/trial.out")"
+}
+
+# -- a second failure comes after the one that ended the disk's service ---------------------------
+for trial in flush broken; do
+    faults=(stall)
+    [ $trial = broken ] || faults=(flush-eio stall=2)
+    nbd_evil $trial 1048576 "${faults[@]}"
+    trial $trial $trial
+    nbd_evil $trial-killed 1048576 "${faults[@]}"
+    trial $trial $trial-killed --kill "$NBD_PID"
+done
+daemon_stop
