@@ -69,7 +69,8 @@ struct disk {
 
     struct list requests;    /* all unfinished, by age */
     struct list copying_out; /* writes whose data comes with this turn's copy */
-    struct list replied;     /* to be answered in this turn */
+    uint32_t copying_out_count;
+    struct list replied; /* to be answered in this turn */
 
     /* Both only grow. A flush covers what was written when it was sent. */
     uint64_t written_bytes;
@@ -681,6 +682,7 @@ static bool start_one(struct disk *disk, struct request *request)
     if (request->range.writes) {
         request->state = REQUEST_COPYING_OUT;
         list_append(&disk->copying_out, &request->work);
+        disk->copying_out_count++;
         collect_copies(disk, request, GRANTS_FROM_GUEST);
     } else {
         sent(disk, request,
@@ -697,7 +699,7 @@ void disk_start(struct disk *disk)
     list_each (node, &disk->requests) {
         struct request *request = container_of(node, struct request, age);
 
-        if (disk->given_up || !target_has_room(disk->target))
+        if (disk->given_up || !target_has_room(disk->target, disk->copying_out_count))
             return;
         if (request->state == REQUEST_PENDING && may_start(disk, request) &&
             !start_one(disk, request))
@@ -719,6 +721,7 @@ void disk_send(struct disk *disk)
                  target_write(disk->target, &request->cmd, request->data, request->length_bytes,
                               request->range.sector * LIMIT_SECTOR_BYTES));
     }
+    disk->copying_out_count = 0;
     if (disk->target)
         target_deliver(disk->target);
 }

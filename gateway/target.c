@@ -181,9 +181,9 @@ enum target_flush target_flush_kind(const struct target *target)
     return target->flush;
 }
 
-bool target_has_room(const struct target *target)
+bool target_has_room(const struct target *target, uint32_t collected)
 {
-    return target->conn && nbdconn_in_flight(target->conn) < LIMIT_COMMANDS_IN_FLIGHT;
+    return target->conn && nbdconn_in_flight(target->conn) + collected < LIMIT_COMMANDS_IN_FLIGHT;
 }
 
 int target_read(struct target *target, struct nbdcmd *cmd, void *buffer, uint32_t length_bytes,

@@ -48,8 +48,9 @@ void target_close(struct target *target); /* NULL is fine */
 
 enum target_flush target_flush_kind(const struct target *target);
 
-/* May another command be sent? Commands beyond the limit wait with the disk. */
-bool target_has_room(const struct target *target);
+/* May another command be sent after `collected` ones that will be? Those beyond the limit wait with
+ * the disk. */
+bool target_has_room(const struct target *target, uint32_t collected);
 
 /* Start a command; -errno: it was not started. Completions come at target_deliver or later. */
 int target_read(struct target *target, struct nbdcmd *cmd, void *buffer, uint32_t length_bytes,

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lab.sh"
 STALL=$BUILD/system/stall
 lab_start
-for name in flush flush-killed broken broken-killed; do disk $name "$(unix_uri $name)"; done
+for name in flush flush-killed broken broken-killed deep; do disk $name "$(unix_uri $name)"; done
 daemon_start
 
 domid=100
@@ -27,4 +27,10 @@ for trial in flush broken; do
     nbd_evil $trial-killed 1048576 "${faults[@]}"
     trial $trial $trial-killed --kill "$NBD_PID"
 done
+
+# -- what one guest may have at a server, and in its worker's memory (proto/limits.h) -------------
+nbd_evil deep 1048576 stall
+trial deep deep
+[ "$(grep -c stalled "$DIR/deep.log")" = 64 ] ||
+    fail "$(grep -c stalled "$DIR/deep.log") commands of one disk are at its server"
 daemon_stop
