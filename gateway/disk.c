@@ -71,6 +71,7 @@ struct disk {
     struct list copying_out; /* writes whose data comes with this turn's copy */
     uint32_t copying_out_count;
     struct list replied; /* to be answered in this turn */
+    size_t buffer_bytes; /* of the slab: this disk's */
 
     /* Both only grow. A flush covers what was written when it was sent. */
     uint64_t written_bytes;
@@ -606,20 +607,39 @@ static bool may_start(const struct disk *disk, const struct request *request)
     return true;
 }
 
-/* A buffer in which the first segment lies as in its frame: whole aligned pages then need one copy
- * operation each. */
+/*
+ * A buffer in which the first segment lies as in its frame: whole aligned pages then need one copy
+ * operation each.
+ *
+ * No disk may have more than what is left, so that n disks whose servers hang leave 1/(n + 1) of
+ * the slab to the others, and who has nothing yet is served before who has much (law 4).
+ */
 static bool give_buffer(struct disk *disk, struct request *request)
 {
+    struct slab *slab = disk->home->slab;
     uint32_t offset = request->blkif.seg[0].first_sect * (uint32_t)LIMIT_SECTOR_BYTES;
+    size_t left_bytes = slab_left_bytes(slab);
 
-    request->buffer = slab_alloc(disk->home->slab, offset + request->length_bytes);
+    if (disk->buffer_bytes <= left_bytes)
+        request->buffer = slab_alloc(slab, offset + request->length_bytes);
     if (!request->buffer) {
         if (!list_linked(&disk->starved))
             list_append(&disk->home->starved, &disk->starved);
         return false;
     }
+    disk->buffer_bytes += left_bytes - slab_left_bytes(slab);
     request->data = (uint8_t *)request->buffer + offset;
     return true;
+}
+
+static void take_buffer_back(struct disk *disk, struct request *request)
+{
+    struct slab *slab = disk->home->slab;
+    size_t left_bytes = slab_left_bytes(slab);
+
+    slab_free(slab, request->buffer);
+    request->buffer = NULL;
+    disk->buffer_bytes -= slab_left_bytes(slab) - left_bytes;
 }
 
 static void collect_copies(struct disk *disk, struct request *request,
@@ -758,8 +778,7 @@ void disk_answer(struct disk *disk)
         enum blkif_status status = final_status(disk, request);
 
         if (request->buffer) {
-            slab_free(disk->home->slab, request->buffer);
-            request->buffer = NULL;
+            take_buffer_back(disk, request);
             freed = true;
         }
         list_remove(&request->age);

@@ -164,3 +164,8 @@ size_t slab_used_bytes(const struct slab *slab)
 {
     return slab->used_bytes;
 }
+
+size_t slab_left_bytes(const struct slab *slab)
+{
+    return slab->bytes - slab->used_bytes;
+}

@@ -27,5 +27,6 @@ void *slab_alloc(struct slab *slab, size_t bytes);
 void slab_free(struct slab *slab, void *run); /* NULL is fine */
 
 size_t slab_used_bytes(const struct slab *slab);
+size_t slab_left_bytes(const struct slab *slab);
 
 #endif

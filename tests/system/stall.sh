@@ -5,6 +5,9 @@
 STALL=$BUILD/system/stall
 lab_start
 for name in flush flush-killed broken broken-killed deep; do disk $name "$(unix_uri $name)"; done
+for ((i = 0; i <= 20; i++)); do # of which the last 20 hoard, in the first's worker
+    disk hoard$((i > 0 ? i : 0)) "$(unix_uri hoard$((i > 0 ? 1 : 0)) $i)" 'worker = 0'
+done
 daemon_start
 
 domid=100
@@ -33,4 +36,8 @@ nbd_evil deep 1048576 stall
 trial deep deep
 [ "$(grep -c stalled "$DIR/deep.log")" = 64 ] ||
     fail "$(grep -c stalled "$DIR/deep.log") commands of one disk are at its server"
+# More than the worker's memory holds, at servers that keep it: who has none of it is served.
+nbd_memory hoard0 1M
+nbd_evil hoard1 1048576 stall
+trial hoard hoard
 daemon_stop
