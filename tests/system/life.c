@@ -7,14 +7,14 @@
  *      wait        connected; says "ready" and waits for a line; works yet, and is detached
  *      held        the same, but the daemon died and came back meanwhile: the disk is not touched
  *                  until it is closed, and then works again
- *      gate        not connected before the script says hotplug-status = connected
- *      gate-fails  the script is told why, and the frontend sees nothing; prints what it is told
- *      close-first like Windows: 5, 6 and 1 before it ever connects, and again when it is closed
- *      kexec       the frontend is back at 1 with requests in flight, without goodbye
- *      unplug      the toolstack asks; the guest works on until it closes
- *      never       unplugged from a guest that never came
- *      force       destroyed with requests in flight
- * Exit 0 only if all that is said here held, and nothing stays mapped.
+ *      bereft      the same, but the daemon was stopped, and the server went while it was away:
+ * state 5 and nothing else, and it works again when both are back gate        not connected before
+ * the script says hotplug-status = connected gate-fails  the script is told why, and the frontend
+ * sees nothing; prints what it is told close-first like Windows: 5, 6 and 1 before it ever
+ * connects, and again when it is closed kexec       the frontend is back at 1 with requests in
+ * flight, without goodbye unplug      the toolstack asks; the guest works on until it closes never
+ * unplugged from a guest that never came force       destroyed with requests in flight Exit 0 only
+ * if all that is said here held, and nothing stays mapped.
  */
 #include "probe.h"
 
@@ -153,6 +153,23 @@ static void held(void)
     finish();
 }
 
+static void bereft(void)
+{
+    struct front_response rsp;
+
+    attach();
+    connect_and_use();
+    line_wait();
+    state_wait(STATE_CLOSING);
+    status_wait("failed: ");
+    reads_push(1);
+    state_stays(STATE_CLOSING);
+    expect(&probe, front_poll(&probe.front, &rsp) == 0, "a disk without a server answers");
+    probe_close(&probe);
+    reopen();
+    finish();
+}
+
 static void gate(void)
 {
     attach();
@@ -252,9 +269,16 @@ static const struct {
     const char *name;
     void (*run)(void);
 } scenarios[] = {
-    {"many", many},   {"wait", wait_for_line},    {"held", held},
-    {"gate", gate},   {"gate-fails", gate_fails}, {"close-first", close_first},
-    {"kexec", kexec}, {"unplug", unplug},         {"never", never},
+    {"many", many},
+    {"wait", wait_for_line},
+    {"held", held},
+    {"bereft", bereft},
+    {"gate", gate},
+    {"gate-fails", gate_fails},
+    {"close-first", close_first},
+    {"kexec", kexec},
+    {"unplug", unplug},
+    {"never", never},
     {"force", force},
 };
 

@@ -10,6 +10,7 @@ nbd_memory two 64M
 disk one "$(unix_uri one)"
 disk two "$(unix_uri two)"
 disk common "$(unix_uri two)" 'shared = yes'
+disk brief "$(unix_uri brief)"
 disk absent "$(unix_uri absent)"
 daemon_start
 
@@ -169,6 +170,17 @@ kill -KILL $DAEMON_PID
 wait $DAEMON_PID 2>/dev/null
 daemon_again
 wait_for 5 log_has "error: $waiter_domid/xvda \(one\): held: " || fail "not said that it is held"
+waiter_end
+
+# -- the server goes while the daemon is stopped ---------------------------------------------------
+nbd_memory brief 16M
+waiter_start bereft brief
+daemon_stop
+nbd_end
+rm "$DIR/brief.sock"
+daemon_again
+wait_for 5 log_has "error: $waiter_domid/xvda \(brief\): cannot be opened" || fail "it was opened"
+nbd_memory brief 16M
 waiter_end
 
 # -- allow-uri = yes --------------------------------------------------------------------------------
