@@ -714,11 +714,16 @@ static bool start_one(struct disk *disk, struct request *request)
 
 void disk_start(struct disk *disk)
 {
+    unsigned looked_at = 0;
+
     if (disk->state != STATE_CONNECTED && disk->state != STATE_DRAINING)
         return;
     list_each (node, &disk->requests) {
         struct request *request = container_of(node, struct request, age);
 
+        /* What is beyond waits: those before it finish without it (plan.h). */
+        if (looked_at++ == LIMIT_LOOKAHEAD_REQUESTS)
+            return;
         if (disk->given_up || !target_has_room(disk->target, disk->copying_out_count))
             return;
         if (request->state == REQUEST_PENDING && may_start(disk, request) &&

@@ -27,15 +27,16 @@ enum limits {
     LIMIT_REASON_BYTES = 192, /* an error text in xenstore and log: one line on a terminal */
 
     /* -- the daemon -------------------------------------------------------------------------- */
-    LIMIT_WORKERS = 64,            /* threads; more than the CPUs of a big dom0 is a mistake */
-    LIMIT_DISKS = 4096,            /* vbds served at once: a dom0's event channels end there */
-    LIMIT_CONNECT_THREADS = 256,   /* connects under way; beyond it they queue (256 KiB stacks) */
-    LIMIT_SLAB_BYTES = 64 << 20,   /* data in flight per worker; touched pages only cost memory */
-    LIMIT_COMMANDS_IN_FLIGHT = 64, /* per connection: libnbd searches its list linearly */
-    LIMIT_ROUNDS_PER_TURN = 8,     /* work rounds before the loop looks at its fds again */
-    LIMIT_EVENTS_PER_TURN = 256,   /* event channels read before the loop turns */
-    LIMIT_REPLIES_PER_TURN = 128,  /* replies of one connection before another one's are read */
-    LIMIT_CONFIG_BYTES = 1 << 20,  /* a config file beyond it is not a config file */
+    LIMIT_WORKERS = 64,             /* threads; more than the CPUs of a big dom0 is a mistake */
+    LIMIT_DISKS = 4096,             /* vbds served at once: a dom0's event channels end there */
+    LIMIT_CONNECT_THREADS = 256,    /* connects under way; beyond it they queue (256 KiB stacks) */
+    LIMIT_SLAB_BYTES = 64 << 20,    /* data in flight per worker; touched pages only cost memory */
+    LIMIT_COMMANDS_IN_FLIGHT = 64,  /* per connection: libnbd searches its list linearly */
+    LIMIT_LOOKAHEAD_REQUESTS = 512, /* to start, of a disk: each is compared with all older ones */
+    LIMIT_ROUNDS_PER_TURN = 8,      /* work rounds before the loop looks at its fds again */
+    LIMIT_EVENTS_PER_TURN = 256,    /* event channels read before the loop turns */
+    LIMIT_REPLIES_PER_TURN = 128,   /* replies of one connection before another one's are read */
+    LIMIT_CONFIG_BYTES = 1 << 20,   /* a config file beyond it is not a config file */
     LIMIT_CONFIG_LINE_BYTES = 16 << 10, /* LIMIT_EXPORT_NAME_BYTES percent-encoded, and a socket */
 
     /* -- time -------------------------------------------------------------------------------- */

@@ -16,7 +16,7 @@
 #define GUEST_PAGE         4096u
 #define GUEST_SECTOR       512u
 #define GUEST_SEGMENTS_MAX 11u
-#define GUEST_QUEUES_MAX   4u
+#define GUEST_QUEUES_MAX   16u
 #define GUEST_RING_SLOTS   512u /* the most that 16 pages hold */
 
 enum { OP_READ, OP_WRITE, OP_BARRIER, OP_FLUSH, OP_RESERVED, OP_DISCARD, OP_INDIRECT };

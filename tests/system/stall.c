@@ -9,6 +9,8 @@
  *      deep    512 writes at once, on a ring of 16 pages; closes after a second.
  *      hoard   On one worker NAME1 .. NAME20, each with 64 reads of 44 KiB at a server that keeps
  *              them, and NAME0, which must still work.
+ *      tangle  NAME1 with all slots of 16 rings in use, by writes of which one may start, and a
+ *              notification for each write of NAME0, on the same worker, which goes on.
  * After each: state 6 in time, every request answered once, flushes last; no ring stays mapped.
  */
 #include "guest.h"
@@ -24,6 +26,8 @@ enum {
     FLUSH_LOST = -3,
     HOARDERS = 20,
     HOARDED = 64,
+    TANGLED = GUEST_QUEUES_MAX * GUEST_RING_SLOTS,
+    TANGLED_MS = 2000, /* for 100 writes beside it: they took 8 ms, and once 18665 */
     SHOWN_MS = 10000,
     CLOSE_MS = 8000 + 1500, /* LIMIT_CLOSE_MS, and a slow machine */
     KILLED_MS = 4000,       /* well before a close gives up on a server by itself */
@@ -51,7 +55,8 @@ static long kill_pid;
         }                                                  \
     } while (0)
 
-static bool attach(struct unit *unit, const char *params, unsigned index, unsigned order)
+static bool attach_queues(struct unit *unit, const char *params, unsigned index, unsigned order,
+                          unsigned queues)
 {
     unit->disk = (struct tool_disk){.guest = guest,
                                     .kind = "qdisk",
@@ -62,12 +67,17 @@ static bool attach(struct unit *unit, const char *params, unsigned index, unsign
                                  .disk = &unit->disk,
                                  .abi = guest_abi_find("x86_64"),
                                  .ring_order = order,
-                                 .nr_queues = 1,
+                                 .nr_queues = queues,
                                  .timeout_ms = SHOWN_MS};
     if (tool_attach(&unit->disk) == 0 && front_connect(&unit->front) == 0)
         return true;
     expect(false, "%s is not attached", params);
     return false;
+}
+
+static bool attach(struct unit *unit, const char *params, unsigned index, unsigned order)
+{
+    return attach_queues(unit, params, index, order, 1);
 }
 
 static void ask(struct unit *unit, uint8_t op, unsigned pages)
@@ -211,11 +221,55 @@ static void trial_hoard(void)
     printf("%u at other servers, and the neighbour is served\n", HOARDERS * HOARDED);
 }
 
+/* Half of the requests wait behind the first, half behind the last of those. */
+static void tangle(struct unit *unit)
+{
+    for (unsigned i = 0; i < TANGLED; i++) {
+        struct front_request req = {.op = OP_WRITE, .nr_segments = 1};
+
+        req.sector = i < TANGLED / 2 ? 0 : i == TANGLED / 2 ? 4 : 8;
+        req.segments[0] = (struct front_segment){.ref = refs[0], .first = 0, .last = 7};
+        if (front_push(&unit->front, i / GUEST_RING_SLOTS, &req))
+            abort();
+        unit->asked++;
+    }
+    for (unsigned i = 0; i < GUEST_QUEUES_MAX; i++)
+        front_publish(&unit->front, i);
+}
+
+static void trial_tangle(void)
+{
+    struct front_request req = {.op = OP_WRITE, .nr_segments = 1};
+    char served[64], tangled[64];
+    int64_t start_ms;
+
+    snprintf(served, sizeof(served), "%s0", name);
+    snprintf(tangled, sizeof(tangled), "%s1", name);
+    if (!attach(&units[0], served, 0, 0) ||
+        !attach_queues(&units[1], tangled, 1, 4, GUEST_QUEUES_MAX))
+        return;
+    tangle(&units[1]);
+    answers_wait(&units[1], 500);
+    req.segments[0] = (struct front_segment){.ref = refs[0], .first = 0, .last = 7};
+    start_ms = guest_clock_ms();
+    for (int i = 0; i < 100; i++) {
+        guest_notify(guest, units[1].front.queues[0].slot);
+        expect(front_do(&units[0].front, &req) == RSP_OKAY, "write %d of the neighbour", i);
+    }
+    expect(guest_clock_ms() - start_ms < TANGLED_MS, "the neighbour's writes took %" PRId64 " ms",
+           guest_clock_ms() - start_ms);
+    front_state_set(&units[1].front, STATE_CLOSING);
+    close_in(&units[1], CLOSE_MS);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
-} trials[] = {
-    {"flush", trial_flush}, {"broken", trial_broken}, {"deep", trial_deep}, {"hoard", trial_hoard}};
+} trials[] = {{"flush", trial_flush},
+              {"broken", trial_broken},
+              {"deep", trial_deep},
+              {"hoard", trial_hoard},
+              {"tangle", trial_tangle}};
 
 int main(int argc, char **argv)
 {
@@ -229,7 +283,7 @@ int main(int argc, char **argv)
     }
     if (!name || !domid)
         return 100;
-    guest = guest_create(domid, 128);
+    guest = guest_create(domid, 512);
     if (!guest)
         return 1;
     frame = guest_frames_alloc(guest, GUEST_SEGMENTS_MAX);

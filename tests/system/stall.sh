@@ -40,4 +40,5 @@ trial deep deep
 nbd_memory hoard0 1M
 nbd_evil hoard1 1048576 stall
 trial hoard hoard
+trial tangle hoard
 daemon_stop
