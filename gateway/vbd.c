@@ -191,7 +191,8 @@ void vbd_end_device(struct vbd *vbd)
 static void closed(struct vbd *vbd)
 {
     if (vbd->report.reason[0])
-        log_warning(vbd->name, "closed with %s", vbd->report.reason);
+        log_limited(&vbd->losses, LOG_LEVEL_WARNING, vbd->name, "closed with %s",
+                    vbd->report.reason);
     else
         log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name, "closed");
     vbd->served = false;

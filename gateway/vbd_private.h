@@ -30,6 +30,7 @@ struct vbd {
     uint32_t generation;
     ev_timer timer; /* marks */
     struct log_limit chatter;
+    struct log_limit losses; /* apart: chatter must not crowd them out */
 
     /* from here on: of the device that B is now, emptied by forget_device */
     struct vbd_node node;

@@ -283,9 +283,9 @@ int store_write(struct store *store, store_tx tx, const char *path, const char *
 {
     if (!usable(store))
         return -ENOTCONN;
-    if (!xs_write(store->handle, tx, path, value, (unsigned)strlen(value)))
-        return failed(store);
-    return 0;
+    if (xs_write(store->handle, tx, path, value, (unsigned)strlen(value)))
+        return 0;
+    return errno == EACCES ? -EACCES : failed(store);
 }
 
 int store_remove(struct store *store, store_tx tx, const char *path)
@@ -296,6 +296,8 @@ int store_remove(struct store *store, store_tx tx, const char *path)
         return -ENOTCONN;
     if (xs_rm(store->handle, tx, path))
         return 0;
+    if (errno == EACCES)
+        return -EACCES;
     ret = failed(store);
     return ret == -ENOENT ? 0 : ret;
 }

@@ -5,11 +5,11 @@
  * thread (law 7). Names begin with store_, since libxenstore owns xs_.
  *
  * A call returns 0 or -errno; -ENOENT also stands for "not allowed to look" (a driver domain gets
- * EACCES for what is gone). -ENOTCONN: the connection is lost. A dead xenstored shows on no
- * descriptor, so a heartbeat asks it; after a loss `lost` is called once, connecting is tried every
- * LIMIT_XENSTORE_RETRY_MS, all watches are registered again, and `back` is called: whatever
- * happened meanwhile was not seen, so look at everything. Callbacks run from the loop only, never
- * from inside a call.
+ * EACCES for what is gone), and -EACCES for "not allowed to change". -ENOTCONN: the connection is
+ * lost. A dead xenstored shows on no descriptor, so a heartbeat asks it; after a loss `lost` is
+ * called once, connecting is tried every LIMIT_XENSTORE_RETRY_MS, all watches are registered again,
+ * and `back` is called: whatever happened meanwhile was not seen, so look at everything. Callbacks
+ * run from the loop only, never from inside a call.
  */
 #ifndef BLKGATE_GATEWAY_XS_H
 #define BLKGATE_GATEWAY_XS_H

@@ -6,8 +6,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dlfcn.h>
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1044,6 +1047,75 @@ static void flapping_is_bounded_work(void **state)
     connect_disk(r);
 }
 
+static unsigned lines_of(FILE *file)
+{
+    unsigned lines = 0;
+    int c;
+
+    rewind(file);
+    while ((c = fgetc(file)) != EOF)
+        lines += c == '\n';
+    return lines;
+}
+
+/* A guest whose server keeps nothing may reconnect as often as it likes, but not fill the log. */
+static void reconnecting_does_not_flood_the_log(void **state)
+{
+    struct room *r = *state;
+    FILE *file = tmpfile();
+    int before = dup(STDERR_FILENO);
+    unsigned lines;
+
+    assert_non_null(file);
+    TELL(r->worker, r->worker->not_flushed = "4096 unflushed bytes");
+    attach(r, "qdisk", "root", NULL);
+    log_set_level(LOG_LEVEL_WARNING);
+    dup2(fileno(file), STDERR_FILENO);
+    for (unsigned i = 0; i < 40; i++) {
+        connect_disk(r);
+        fe(r, "6");
+        wait_be(r, "6");
+        fe(r, "1");
+    }
+    dup2(before, STDERR_FILENO);
+    log_set_level(LOG_LEVEL_ERROR);
+    lines = lines_of(file);
+    fclose(file);
+    close(before);
+    assert_in_range(lines, 1, 2 * LIMIT_LOG_LINES);
+}
+
+/* Before libxenstore's: a driver domain whose toolstack gave it no right to write. */
+static atomic_uint denied;
+static atomic_bool deny;
+
+bool xs_write(struct xs_handle *xs, xs_transaction_t t, const char *path, const void *data,
+              unsigned length)
+{
+    bool (*real)(struct xs_handle *, xs_transaction_t, const char *, const void *, unsigned);
+
+    *(void **)(void *)&real = dlsym(RTLD_NEXT, "xs_write");
+    if (atomic_load(&deny) && strstr(path, "/blkgate-status")) {
+        atomic_fetch_add(&denied, 1);
+        errno = EACCES;
+        return false;
+    }
+    return real(xs, t, path, data, length);
+}
+
+static void what_may_not_be_written_is_not_tried_without_end(void **state)
+{
+    struct room *r = *state;
+
+    atomic_store(&denied, 0);
+    atomic_store(&deny, true);
+    attach(r, "qdisk", "root", NULL);
+    sleep_ms(500);
+    atomic_store(&deny, false);
+    assert_in_range(atomic_load(&denied), 1, 10);
+    connect_disk(r);
+}
+
 static void nodes_that_come_and_go(void **state)
 {
     struct room *r = *state;
@@ -1119,6 +1191,8 @@ int main(int argc, char **argv)
         TEST(a_xenstored_that_forgot_a_connected_disk_does_not_end_it),
         TEST(a_stop_does_not_need_xenstored),
         TEST(flapping_is_bounded_work),
+        TEST(reconnecting_does_not_flood_the_log),
+        TEST(what_may_not_be_written_is_not_tried_without_end),
         TEST(nodes_that_come_and_go),
     };
 
