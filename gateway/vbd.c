@@ -164,7 +164,7 @@ static void forget_device(struct vbd *vbd)
     vbd->disk = NULL;
     vbd->known = XENBUS_ABSENT;
     vbd->alive = vbd->frontend_dead = false;
-    vbd->spent = vbd->unclean = vbd->resumed = vbd->waiting = vbd->error_shown = false;
+    vbd->spent = vbd->unclean = vbd->resumed = vbd->waiting = false;
     vbd->removing = vbd->orphan = vbd->served = vbd->release = false;
     vbd->reason[0] = vbd->status[0] = '\0';
     memset(&vbd->node, 0, sizeof(vbd->node));
@@ -427,8 +427,9 @@ static void step(struct vbd *vbd)
     if (is_orphan(vbd, &seen))
         return;
     action = decide(vbd, &seen);
-    if (action != XENBUS_DO_FORGET && action != XENBUS_DO_RENEW)
-        vbd_show_status(vbd, &seen);
+    if (action != XENBUS_DO_FORGET && action != XENBUS_DO_RENEW &&
+        vbd_show_status(vbd, &seen) == -ESTALE)
+        action = XENBUS_DO_RENEW;
     vbd->known = seen.own;
     vbd_act(vbd, &seen, action);
 }

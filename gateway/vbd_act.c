@@ -47,7 +47,7 @@ static int go(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to
     return 0;
 }
 
-void vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
+int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
 {
     char status[sizeof(vbd->status)];
     struct vbd_write write = {KEY_BLKGATE_STATUS, status};
@@ -67,15 +67,18 @@ void vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
     default: text = NULL; break;
     }
     if (!text || seen->own == XENBUS_ABSENT)
-        return;
+        return 0;
     snprintf(status, sizeof(status), "%s%s", text, strchr(text, ':') ? vbd->reason : "");
     if (strcmp(status, vbd->status) == 0)
-        return;
-    ret = vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT, XENBUS_ABSENT, &write, 1);
+        return 0;
+    ret = vbd->status[0] ? vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT,
+                                           XENBUS_ABSENT, &write, 1)
+                         : vbd_nodes_claim(vbd->host->store, vbd->back, &vbd->node, &write);
     if (ret < 0)
         vbd_not_now(vbd, "status not written", ret);
     else
         memcpy(vbd->status, status, sizeof(status));
+    return ret;
 }
 
 /* -- actions ------------------------------------------------------------------------------- */
@@ -114,7 +117,7 @@ static void do_open(struct vbd *vbd, const struct vbd_seen *seen)
     ret = vbd->host->claim(vbd->host, vbd, vbd->reason);
     if (ret == -EAGAIN) {
         vbd->waiting = true;
-        vbd_show_status(vbd, seen);
+        (void)vbd_show_status(vbd, seen);
         return;
     }
     if (ret < 0) {
@@ -204,9 +207,7 @@ static void do_serve(struct vbd *vbd, const struct vbd_seen *seen)
     if (go(vbd, seen, XENBUS_CONNECTED, writes, sizeof(writes) / sizeof(*writes)) < 0)
         return;
     vbd_set_state(vbd, VBD_SERVING);
-    if (vbd->error_shown)
-        vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, NULL);
-    vbd->error_shown = false;
+    vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, NULL);
     log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name,
                 "%s: %s sectors, %s, %s, %u ring%s of %u page%s",
                 vbd->resumed ? "connected again" : "connected", sectors,
@@ -225,7 +226,6 @@ static void do_fail(struct vbd *vbd, const struct vbd_seen *seen)
     char error[LIMIT_REASON_BYTES + 8];
     snprintf(error, sizeof(error), "%d %s", EIO, vbd->reason);
     vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, error);
-    vbd->error_shown = true;
     if (go(vbd, seen, XENBUS_CLOSING, NULL, 0) < 0)
         return;
     spend(vbd, seen->frontend);
@@ -285,7 +285,7 @@ static void do_hold(struct vbd *vbd, const struct vbd_seen *seen)
             "touched until the guest closes it");
     log_error(vbd->name, "held: %s (its state is %s, the frontend's %s)", vbd->reason,
               xenbus_state_name(seen->own), xenbus_state_name(seen->frontend));
-    vbd_show_status(vbd, seen);
+    (void)vbd_show_status(vbd, seen);
 }
 
 void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action action)
@@ -295,7 +295,10 @@ void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action ac
     switch (action) {
     case XENBUS_DO_NOTHING: break;
     case XENBUS_DO_FORGET:
-    case XENBUS_DO_RENEW: vbd_end_device(vbd); break;
+    case XENBUS_DO_RENEW:
+        vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, NULL);
+        vbd_end_device(vbd);
+        break;
     case XENBUS_DO_HOLD: do_hold(vbd, seen); break;
     case XENBUS_DO_OPEN: do_open(vbd, seen); break;
     case XENBUS_DO_OFFER: do_offer(vbd, seen); break;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "gateway/config.h"
@@ -295,6 +296,7 @@ struct batch {
     enum xenbus_state to;
     const struct vbd_write *writes;
     unsigned count;
+    const struct vbd_node *node; /* that B must still be; NULL: any */
 };
 
 static int write_below(const struct batch *batch, store_tx tx, const char *key, const char *value)
@@ -304,6 +306,30 @@ static int write_below(const struct batch *batch, store_tx tx, const char *key, 
     snprintf(path, sizeof(path), "%s/%s", batch->back, key);
     return value ? store_write(batch->store, tx, path, value)
                  : store_remove(batch->store, tx, path);
+}
+
+static bool is_params(const char *text, const char *params)
+{
+    static const char aio[] = "aio:";
+
+    if (strcmp(text, params) == 0)
+        return true;
+    return strncmp(text, aio, sizeof(aio) - 1) == 0 && strcmp(text + sizeof(aio) - 1, params) == 0;
+}
+
+/* -ESTALE: B is another device than it was when `node` was read. */
+static int check_same(const struct batch *batch, store_tx tx)
+{
+    char text[LIMIT_XENSTORE_BYTES];
+    int ret = read_below(batch->store, tx, batch->back, KEY_PARAMS, text, sizeof(text));
+
+    if (ret == 0 && !is_params(text, batch->node->params))
+        return -ESTALE;
+    if (ret == 0)
+        ret = read_below(batch->store, tx, batch->back, KEY_FRONTEND, text, sizeof(text));
+    if (ret == 0 && strcmp(text, batch->node->frontend) != 0)
+        return -ESTALE;
+    return ret == -ENOENT || ret == -EMSGSIZE || ret == -EILSEQ ? -ESTALE : ret;
 }
 
 static int write_batch(void *arg, store_tx tx)
@@ -319,6 +345,11 @@ static int write_batch(void *arg, store_tx tx)
         return -ENOENT;
     if (batch->expect != XENBUS_ABSENT && batch->expect != state)
         return -ESTALE;
+    if (batch->node) {
+        ret = check_same(batch, tx);
+        if (ret < 0)
+            return ret;
+    }
     for (unsigned i = 0; i < batch->count; i++) {
         ret = write_below(batch, tx, batch->writes[i].key, batch->writes[i].value);
         if (ret < 0)
@@ -333,7 +364,15 @@ static int write_batch(void *arg, store_tx tx)
 int vbd_nodes_write(struct store *store, const char *back, enum xenbus_state expect,
                     enum xenbus_state to, const struct vbd_write *writes, unsigned count)
 {
-    struct batch batch = {store, back, expect, to, writes, count};
+    struct batch batch = {store, back, expect, to, writes, count, NULL};
+
+    return store_transact(store, write_batch, &batch);
+}
+
+int vbd_nodes_claim(struct store *store, const char *back, const struct vbd_node *node,
+                    const struct vbd_write *write)
+{
+    struct batch batch = {store, back, XENBUS_ABSENT, XENBUS_ABSENT, write, 1, node};
 
     return store_transact(store, write_batch, &batch);
 }
@@ -365,6 +404,8 @@ int vbd_nodes_remove(struct store *store, const char *back)
 void vbd_nodes_error(struct store *store, uint16_t our_domid, const char *back, const char *text)
 {
     char path[LIMIT_XENSTORE_PATH_BYTES], own[SMALL_BYTES];
+    char **others;
+    unsigned count;
     int length = snprintf(own, sizeof(own), "/local/domain/%u/", our_domid);
 
     if (strncmp(back, own, (size_t)length) != 0)
@@ -375,5 +416,12 @@ void vbd_nodes_error(struct store *store, uint16_t our_domid, const char *back, 
     } else {
         snprintf(path, sizeof(path), "/local/domain/%u/error/%s", our_domid, back + length);
         (void)store_remove(store, STORE_ALONE, path);
+        /* The domain's last one: a node for every domain that ever failed would stay. */
+        *strrchr(path, '/') = '\0';
+        if (store_list(store, path, &others, &count) < 0)
+            return;
+        if (count == 0)
+            (void)store_remove(store, STORE_ALONE, path);
+        free(others);
     }
 }

@@ -69,6 +69,14 @@ struct vbd_write {
 int vbd_nodes_write(struct store *store, const char *back, enum xenbus_state expect,
                     enum xenbus_state to, const struct vbd_write *writes, unsigned count);
 
+/* As vbd_nodes_write with one write and nothing else, but only if B is still the device of `node`:
+ * -ESTALE otherwise. From then on its absence tells that B was made anew. */
+int vbd_nodes_claim(struct store *store, const char *back, const struct vbd_node *node,
+                    const struct vbd_write *write);
+
+/* What the guest was told of its disk when it was connected; -ENOENT if it never was. */
+int vbd_nodes_told(struct store *store, const char *back, struct disk_properties *ret_told);
+
 /* Removes B if it is still closed and not wanted (driver domain). -ESTALE if it is not so. */
 int vbd_nodes_remove(struct store *store, const char *back);
 
@@ -76,7 +84,7 @@ int vbd_nodes_remove(struct store *store, const char *back);
 int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node *node,
                     struct disk_order *ret_order, char ret_reason[static LIMIT_REASON_BYTES]);
 
-/* The error node that Linux backends write too; best effort. NULL removes it. */
+/* The error node that Linux backends write too; best effort. NULL removes it, and what held it. */
 void vbd_nodes_error(struct store *store, uint16_t our_domid, const char *back, const char *text);
 
 #endif

@@ -43,10 +43,9 @@ struct vbd {
     bool spent;
     bool unclean;
     bool resumed;
-    bool waiting;     /* for another vbd to let go of the export */
-    bool error_shown; /* the error node */
-    bool removing;    /* B is to be removed when the timer fires */
-    bool orphan;      /* xenstored lost B; served on */
+    bool waiting;  /* for another vbd to let go of the export */
+    bool removing; /* B is to be removed when the timer fires */
+    bool orphan;   /* xenstored lost B; served on */
     char reason[LIMIT_REASON_BYTES];
     char status[LIMIT_REASON_BYTES + 16]; /* as written last; "": never */
 
@@ -68,7 +67,8 @@ void vbd_end_device(struct vbd *vbd);
 
 /* vbd_act.c */
 void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action action);
-void vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen);
+/* -ESTALE: B is not the device that was found any more, and nothing was written. */
+int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen);
 /* Reading or writing went wrong and nothing was changed: sees to it that it is tried again. */
 void vbd_not_now(struct vbd *vbd, const char *what, int error);
 

@@ -200,7 +200,9 @@ static bool is_renewed(const struct xenbus_view *view)
 {
     if (view->own == XENBUS_INITIALISING)
         return view->renewed || view->known > XENBUS_INITIALISING;
-    return view->own == XENBUS_INIT_WAIT && (view->renewed || view->known == XENBUS_CONNECTED);
+    /* We would know of a 2 of ours after 4, 5 or 6: xen-blkback wrote this one, into a new device.
+     */
+    return view->own == XENBUS_INIT_WAIT && (view->renewed || view->known >= XENBUS_CONNECTED);
 }
 
 enum xenbus_action xenbus_decide(const struct xenbus_view *view)

@@ -36,6 +36,16 @@ static unsigned ask(struct worker *w, const unsigned *counter)
     return value;
 }
 
+static bool opened(struct worker *w, const char *name)
+{
+    bool is;
+
+    pthread_mutex_lock(&w->lock);
+    is = strcmp(w->opened, name) == 0;
+    pthread_mutex_unlock(&w->lock);
+    return is;
+}
+
 /* -- the room ------------------------------------------------------------------------------ */
 
 static char name_root[] = "root", name_data[] = "data", name_cd[] = "cd";
@@ -678,6 +688,63 @@ static void a_node_made_anew_is_a_new_device(void **state)
     connect_disk(r);
 }
 
+/* Between finding a device and the first word into its nodes another may take its place. */
+static void a_node_made_anew_before_we_spoke_is_a_new_device(void **state)
+{
+    struct room *r = *state;
+
+    backend_stop(r->backend);
+    attach(r, "qdisk", "root", NULL);
+    assert_true(xs_rm(r->guest->xs, XBT_NULL, r->disk.frontend));
+    start(r); /* waits for a frontend */
+    stays(r->guest, r->disk.backend, "blkgate-status", NULL);
+    attach(r, "qdisk", "data", NULL);
+    connect_disk(r);
+    assert_true(opened(r->worker, "5/xvda (data)"));
+}
+
+/* xen-blkback may have written 2 before we looked. */
+static void a_node_made_anew_in_state_2_is_a_new_device(void **state)
+{
+    struct room *r = *state;
+    xs_transaction_t t;
+
+    attach(r, "vbd", "root", "block-blkgate");
+    tool_hotplug_done(&r->disk);
+    connect_disk(r);
+    fe(r, "6");
+    wait_be(r, "6");
+    backend_stop(r->backend);
+    start(r);
+    be_stays(r, "6");
+    do {
+        t = xs_transaction_start(r->guest->xs);
+        xs_rm(r->guest->xs, t, r->disk.backend);
+        guest_xs_write(r->guest, t, r->disk.backend, "frontend", "%s", r->disk.frontend);
+        guest_xs_write(r->guest, t, r->disk.backend, "frontend-id", "5");
+        guest_xs_write(r->guest, t, r->disk.backend, "params", "data");
+        guest_xs_write(r->guest, t, r->disk.backend, "mode", "w");
+        guest_xs_write(r->guest, t, r->disk.backend, "state", "2");
+        guest_xs_write(r->guest, t, r->disk.frontend, "state", "1");
+    } while (!xs_transaction_end(r->guest->xs, t, false));
+    connect_disk(r);
+    assert_true(opened(r->worker, "5/xvda (data)"));
+}
+
+static void nothing_is_left_of_a_device_that_failed(void **state)
+{
+    struct room *r = *state;
+    static const char errors[] = "/local/domain/0/error/backend/qdisk";
+
+    TELL(r->worker, r->worker->open_fails = true);
+    attach(r, "qdisk", "root", NULL);
+    wait_be(r, "5");
+    wait_node(r->guest, errors, "5/51712/error", "5 Connection refused");
+    tool_remove(&r->disk);
+    wait_node(r->guest, errors, "5", NULL);
+    stays(r->guest, "/local/domain/0/backend/qdisk/5", "51712", NULL);
+}
+
 static void a_dead_domain_is_closed(void **state)
 {
     struct room *r = *state;
@@ -1178,6 +1245,9 @@ int main(int argc, char **argv)
         TEST(force_closes),
         TEST(a_removed_node_is_never_made_again),
         TEST(a_node_made_anew_is_a_new_device),
+        TEST(a_node_made_anew_before_we_spoke_is_a_new_device),
+        TEST(a_node_made_anew_in_state_2_is_a_new_device),
+        TEST(nothing_is_left_of_a_device_that_failed),
         TEST(a_dead_domain_is_closed),
         TEST(writable_twice_is_refused_unless_shared),
         TEST(one_that_lets_go_is_waited_for),

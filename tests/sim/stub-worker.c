@@ -23,6 +23,7 @@ static bool stub_answer(struct worker *w, const struct stub_disk *disk,
         if (w->hold_open)
             return false;
         w->opens++;
+        snprintf(w->opened, sizeof(w->opened), "%s", disklink_spec(disk->link)->name);
         if (!new_life || (disk->any && before != DISK_WANT_CLOSE))
             w->out_of_order++;
         report->phase = w->open_fails ? DISK_LOST : DISK_READY;

@@ -36,6 +36,7 @@ struct worker {
     unsigned opens, connects, fails, closes, ends, out_of_order;
     int state_at_fail;
     struct disk_order connect; /* the last CONNECT */
+    char opened[96];           /* the name of the last disk opened */
     char fail_watch[160];      /* B/state, read at FAIL */
     struct xs_handle *xs;
 };
