@@ -153,6 +153,7 @@ static int host_claim(struct vbd_host *host, const struct vbd *vbd,
 {
     struct backend *backend = (struct backend *)host;
     const struct config_disk *disk = vbd_disk(vbd);
+    uint64_t identity = config_uri_identity(disk->export_uri);
     int ret = 0;
 
     if (vbd_is_readonly(vbd))
@@ -162,10 +163,12 @@ static int host_claim(struct vbd_host *host, const struct vbd *vbd,
         enum vbd_hold hold = vbd_holds(other);
 
         if (other == vbd || hold == VBD_HOLDS_NOT || !vbd_disk(other) || vbd_is_readonly(other) ||
-            strcmp(vbd_disk(other)->export_uri, disk->export_uri) != 0 ||
+            config_uri_identity(vbd_disk(other)->export_uri) != identity ||
             (vbd_disk(other)->shared && disk->shared))
             continue;
-        if (hold == VBD_HOLDS) {
+        if (hold == VBD_AWAITS && vbd_holds(vbd) == VBD_AWAITS)
+            continue; /* one of them has to be first */
+        if (hold != VBD_LETS_GO) {
             snprintf(ret_reason, LIMIT_REASON_BYTES,
                      "its export is attached writable already, as %s (detach that one, or attach "
                      "read-only, or configure shared = yes)",
@@ -295,6 +298,9 @@ static void work(struct backend *backend)
         for (unsigned i = 0; i < backend->vbd_count; i++)
             vbd_check_domain(backend->vbds[i]);
     }
+    for (unsigned i = 0; i < backend->vbd_count; i++)
+        if (vbd_is_marked(backend->vbds[i]))
+            vbd_look(backend->vbds[i]);
     for (unsigned i = 0; i < backend->vbd_count; i++)
         if (vbd_is_marked(backend->vbds[i]))
             vbd_step(backend->vbds[i]);

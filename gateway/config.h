@@ -69,6 +69,10 @@ const struct config_disk *config_disk_find(const struct config *config, const ch
 /* 0 if `uri` is one blkgate can use; else -EINVAL and the reason, with what to write instead. */
 int config_uri_check(const char *uri, char *ret_reason, size_t reason_bytes);
 
+/* A number that is equal for URIs of one export, however they are written (host in capitals, port
+ * left out, percent-encoding, with or without TLS), and for others not. */
+uint64_t config_uri_identity(const char *uri);
+
 /* A disk of its own for a URI that a toolstack named (allow-uri): defaults for all else. */
 int config_disk_from_uri(const char *uri, struct config_disk **ret_disk);
 void config_disk_free(struct config_disk *disk); /* only for config_disk_from_uri's; NULL is fine */

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -277,4 +278,79 @@ int config_uri_check(const char *uri, char *ret_reason, size_t reason_bytes)
         return refuse(&reason, "the export's name has %zu bytes and NBD's limit is %d",
                       name_length - 1, LIMIT_EXPORT_NAME_BYTES);
     return 0;
+}
+
+/* -- identity ------------------------------------------------------------------------------ */
+
+static void hash_bytes(uint64_t *hash, const void *bytes, size_t count)
+{
+    const unsigned char *at = bytes;
+
+    for (size_t i = 0; i < count; i++)
+        *hash = (*hash ^ at[i]) * 0x100000001b3u; /* FNV-1a */
+}
+
+static void hash_text(uint64_t *hash, struct span span, bool fold)
+{
+    static const char end = '\0';
+
+    for (size_t i = 0; i < span.length; i++) {
+        char c = span.text[i];
+
+        if (c == '%' && i + 2 < span.length && hex_digit(span.text[i + 1]) >= 0 &&
+            hex_digit(span.text[i + 2]) >= 0) {
+            c = (char)(hex_digit(span.text[i + 1]) * 16 + hex_digit(span.text[i + 2]));
+            i += 2;
+        } else if (fold && c >= 'A' && c <= 'Z') {
+            c = (char)(c - 'A' + 'a');
+        }
+        hash_bytes(hash, &c, 1);
+    }
+    hash_bytes(hash, &end, 1);
+}
+
+static void hash_server(uint64_t *hash, struct span authority)
+{
+    struct span host = authority;
+    unsigned long port = 10809; /* NBD's */
+    const char *colon;
+    char text[INET6_ADDRSTRLEN] = "";
+    struct in6_addr address;
+
+    if (host.length > 0 && host.text[0] == '[' && memchr(host.text, ']', host.length))
+        host.length = (size_t)((const char *)memchr(host.text, ']', host.length) - host.text) + 1;
+    else if ((colon = memchr(host.text, ':', host.length)))
+        host.length = (size_t)(colon - host.text);
+    if (host.length + 1 < authority.length)
+        port = strtoul(host.text + host.length + 1, NULL, 10);
+    hash_bytes(hash, &port, sizeof(port));
+    if (host.length > 2 && host.length - 2 < sizeof(text) && host.text[0] == '[') {
+        memcpy(text, host.text + 1, host.length - 2);
+        if (inet_pton(AF_INET6, text, &address) == 1) {
+            hash_bytes(hash, &address, sizeof(address));
+            return;
+        }
+    }
+    hash_text(hash, host, true);
+}
+
+uint64_t config_uri_identity(const char *uri)
+{
+    char unused[LIMIT_REASON_BYTES];
+    const struct reason reason = {unused, sizeof(unused)};
+    uint64_t hash = 0xcbf29ce484222325u;
+    struct uri parts;
+
+    if (split(uri, &parts, &reason) < 0) {
+        hash_text(&hash, (struct span){uri, strlen(uri)}, false);
+        return hash;
+    }
+    if (parts.is_unix)
+        hash_text(&hash, parts.query, false); /* socket=/PATH is all there may be */
+    else
+        hash_server(&hash, parts.authority);
+    if (parts.path.length > 0) /* nbd://HOST and nbd://HOST/ are the same */
+        parts.path = (struct span){parts.path.text + 1, parts.path.length - 1};
+    hash_text(&hash, parts.path, false);
+    return hash;
 }

@@ -18,6 +18,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +67,7 @@ static bool may_go(enum vbd_state from, enum vbd_state to)
         [VBD_BROKEN] = TO(FAILED) | TO(CLOSING) | TO(ENDING),
         [VBD_FAILED] = TO(CLOSING) | TO(ENDING),
         [VBD_CLOSING] = TO(IDLE) | TO(ENDING),
-        [VBD_HELD] = TO(NEW) | TO(IDLE) | TO(OVER),
+        [VBD_HELD] = TO(NEW) | TO(IDLE) | TO(ENDING) | TO(OVER),
         [VBD_ENDING] = TO(NEW),
         [VBD_OVER] = 0,
     };
@@ -329,8 +330,14 @@ static void remember(struct vbd *vbd, const struct vbd_seen *seen)
     bool first = vbd->known == XENBUS_ABSENT;
 
     if (first && at_work && (seen->own == XENBUS_CONNECTED || seen->own == XENBUS_CLOSING)) {
-        vbd->resumed = seen->released && vbd->disk;
+        bool same =
+            vbd->disk && config_uri_identity(vbd->disk->export_uri) == seen->released_export;
+
+        vbd->resumed = seen->released && same;
         vbd->unclean = !vbd->resumed; /* without a disk too: the next start may have it again */
+        if (seen->released && vbd->disk && !same)
+            set_reason(vbd, "its export in the configuration is not the one that the guest is "
+                            "connected to: write that one, or have the guest close it");
     }
     if (!at_work)
         vbd->resumed = vbd->unclean = false;
@@ -438,9 +445,12 @@ static void step(struct vbd *vbd)
 
 static void leave_mark(struct vbd *vbd)
 {
-    struct vbd_write mark = {KEY_BLKGATE_RELEASED, "1"};
-    int ret = vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT, XENBUS_ABSENT, &mark, 1);
+    char identity[24];
+    struct vbd_write marks[] = {{KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RELEASED, "1"}};
+    int ret;
 
+    snprintf(identity, sizeof(identity), "%016" PRIx64, config_uri_identity(vbd->disk->export_uri));
+    ret = vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT, XENBUS_ABSENT, marks, 2);
     vbd->release = false;
     if (ret < 0 && ret != -ENOENT)
         log_error(vbd->name, "released, but xenstore says %s: the next start will hold it",
@@ -493,6 +503,17 @@ static void stop_step(struct vbd *vbd)
     case VBD_ENDING:
     case VBD_OVER: break; /* to be waited for */
     }
+}
+
+void vbd_look(struct vbd *vbd)
+{
+    struct vbd_seen seen;
+
+    if (vbd->state != VBD_NEW || vbd->stopping)
+        return;
+    look(vbd);
+    if (vbd->state == VBD_IDLE)
+        (void)see(vbd, &seen); /* if it fails, the step says so */
 }
 
 void vbd_step(struct vbd *vbd)
@@ -624,6 +645,8 @@ enum vbd_hold vbd_holds(const struct vbd *vbd)
     case VBD_HELD: return VBD_HOLDS;
     case VBD_CLOSING:
     case VBD_ENDING: return VBD_LETS_GO;
+    case VBD_IDLE:
+        return vbd->unclean || (vbd->resumed && !vbd->spent) ? VBD_AWAITS : VBD_HOLDS_NOT;
     default: return VBD_HOLDS_NOT;
     }
 }

@@ -42,8 +42,10 @@
  *      6    1, 3, 4    state 2, open
  *
  * The mark is removed before the rings are touched again. Held is also what is released but not in
- * the configuration any more. HELD ends when the frontend closes or B goes. If xenstored itself
- * died and came back without B, a connected disk is served on untouched.
+ * the configuration any more, or there with another export, or whose server has less than the guest
+ * was told (size, flush, writing): put right, the next start takes it up. HELD ends when the
+ * frontend closes or B goes. If xenstored itself died and came back without B, a connected disk is
+ * served on untouched.
  */
 #ifndef BLKGATE_GATEWAY_VBD_H
 #define BLKGATE_GATEWAY_VBD_H
@@ -109,6 +111,9 @@ void vbd_destroy(struct vbd *vbd);
 
 void vbd_mark(struct vbd *vbd);
 bool vbd_is_marked(const struct vbd *vbd);
+/* What is new is looked at before anybody steps: who has a disk already is known before somebody
+ * else opens it. */
+void vbd_look(struct vbd *vbd);
 void vbd_step(struct vbd *vbd);
 void vbd_stop(struct vbd *vbd); /* goes OVER when all is drained and released */
 /* Some domain died: was it this one's? */
@@ -120,8 +125,9 @@ bool vbd_is(const struct vbd *vbd, enum vbd_kind kind, uint16_t domid, uint32_t 
 bool vbd_is_of_domain(const struct vbd *vbd, enum vbd_kind kind, uint16_t domid);
 bool vbd_is_of_kind(const struct vbd *vbd, enum vbd_kind kind);
 
-/* Its disk once known, whether it writes to it, and how much it has of it. */
-enum vbd_hold { VBD_HOLDS_NOT, VBD_HOLDS, VBD_LETS_GO };
+/* Its disk once known, whether it writes to it, and how much it has of it; "awaits": it is not open
+ * yet, but connected since before our start. */
+enum vbd_hold { VBD_HOLDS_NOT, VBD_AWAITS, VBD_HOLDS, VBD_LETS_GO };
 enum vbd_hold vbd_holds(const struct vbd *vbd);
 const struct config_disk *vbd_disk(const struct vbd *vbd); /* NULL: unknown */
 bool vbd_is_readonly(const struct vbd *vbd);

@@ -156,13 +156,57 @@ static void do_offer(struct vbd *vbd, const struct vbd_seen *seen)
     (void)go(vbd, seen, XENBUS_INIT_WAIT, writes, sizeof(writes) / sizeof(*writes));
 }
 
+/* A released disk: does the server still have what the guest was told? -EBADF and the reason if
+ * not. Grown is all right, for the guest is told of it when it is connected again. */
+static int check_told(struct vbd *vbd, char ret_reason[static LIMIT_REASON_BYTES])
+{
+    const struct disk_properties *is = &vbd->report.properties;
+    const char *text = NULL;
+    struct disk_properties told;
+    int ret = vbd_nodes_told(vbd->host->store, vbd->back, &told);
+
+    if (ret < 0)
+        return ret == -ENOENT ? 0 : ret; /* in state 5 it may never have been connected */
+    if (is->capacity_sectors < told.capacity_sectors) {
+        snprintf(ret_reason, LIMIT_REASON_BYTES,
+                 "its export has %" PRIu64 " sectors, and the guest was told %" PRIu64,
+                 is->capacity_sectors, told.capacity_sectors);
+        return -EBADF;
+    }
+    if (told.flush && !is->flush)
+        text = "its export cannot flush, and the guest was told that it can";
+    else if (is->readonly && !told.readonly)
+        text = "it is read-only, and the guest was told that it is writable";
+    if (!text)
+        return 0;
+    snprintf(ret_reason, LIMIT_REASON_BYTES, "%s", text);
+    return -EBADF;
+}
+
+/* The mark of the clean stop stays in B: the next start may find everything in order again. */
+static void do_hold_instead(struct vbd *vbd, const char *reason)
+{
+    snprintf(vbd->reason, sizeof(vbd->reason), "%s", reason);
+    vbd->resumed = false;
+    vbd->unclean = true;
+    vbd_order(vbd, DISK_WANT_CLOSE);
+    vbd_set_state(vbd, VBD_CLOSING);
+}
+
 static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
 {
-    struct vbd_write release = {KEY_BLKGATE_RELEASED, NULL};
+    static const struct vbd_write release[] = {{KEY_BLKGATE_RELEASED, NULL},
+                                               {KEY_BLKGATE_EXPORT, NULL}};
     char reason[LIMIT_REASON_BYTES];
     struct vbd_seen now;
-    int ret = vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &vbd->order, reason);
+    int ret = vbd->resumed ? check_told(vbd, reason) : 0;
 
+    if (ret == -EBADF) {
+        do_hold_instead(vbd, reason);
+        return;
+    }
+    if (ret == 0)
+        ret = vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &vbd->order, reason);
     if (ret == -EPROTO) {
         /* A frontend that left while its nodes were read has said nothing wrong. */
         if (vbd_nodes_see(vbd->host->store, vbd->back, &vbd->node, false, &now) == 0 &&
@@ -175,7 +219,7 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
         vbd_not_now(vbd, "not connected", ret);
         return;
     }
-    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, &release, 1);
+    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, release, 2);
     if (ret < 0) {
         vbd_not_now(vbd, "not connected", ret);
         return;
@@ -278,7 +322,7 @@ static void do_hold(struct vbd *vbd, const struct vbd_seen *seen)
     if (vbd->state == VBD_HELD)
         return;
     vbd_set_state(vbd, VBD_HELD);
-    if (vbd->disk) /* else `reason` says why there is none */
+    if (!vbd->reason[0]) /* else it says what else is wrong */
         snprintf(
             vbd->reason, sizeof(vbd->reason),
             "an earlier blkgated died while serving it; requests may be in flight, so it is not "

@@ -211,11 +211,25 @@ int vbd_nodes_disk(const struct vbd_node *node, const struct config *config,
     return 0;
 }
 
+static int read_released(struct store *store, const char *back, struct vbd_seen *seen)
+{
+    char word[SMALL_BYTES];
+    char *end = word;
+    int ret = read_is(store, back, KEY_BLKGATE_RELEASED, "1", &seen->released);
+
+    if (ret < 0)
+        return ret;
+    ret = read_word(store, STORE_ALONE, back, KEY_BLKGATE_EXPORT, word);
+    if (ret == 0)
+        seen->released_export = strtoull(word, &end, 16);
+    return ret == -ENOENT ? 0 : ret;
+}
+
 int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *node,
                   bool look_for_released, struct vbd_seen *ret_seen)
 {
     struct vbd_seen seen = {0};
-    char word[SMALL_BYTES], status[LIMIT_XENSTORE_BYTES];
+    char status[LIMIT_XENSTORE_BYTES], word[SMALL_BYTES];
     int ret = read_state(store, STORE_ALONE, back, &seen.own);
 
     if (ret < 0)
@@ -237,11 +251,32 @@ int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *
         seen.status = ret != -ENOENT;
     }
     if (look_for_released) {
-        ret = read_is(store, back, KEY_BLKGATE_RELEASED, "1", &seen.released);
+        ret = read_released(store, back, &seen);
         if (ret < 0)
             return ret;
     }
     *ret_seen = seen;
+    return 0;
+}
+
+int vbd_nodes_told(struct store *store, const char *back, struct disk_properties *ret_told)
+{
+    char sectors[SMALL_BYTES], info[SMALL_BYTES];
+    struct disk_properties told = {0};
+    uint32_t bits = 0;
+    int ret = read_word(store, STORE_ALONE, back, KEY_SECTORS, sectors);
+
+    if (ret == 0)
+        ret = read_word(store, STORE_ALONE, back, KEY_INFO, info);
+    if (ret == 0)
+        ret = read_is(store, back, KEY_FEATURE_FLUSH, "1", &told.flush);
+    if (ret < 0)
+        return ret;
+    if (xenbus_parse_u64(sectors, UINT64_MAX, &told.capacity_sectors) < 0 ||
+        xenbus_parse_u32(info, UINT32_MAX, &bits) < 0)
+        return -ENOENT;
+    told.readonly = bits & XENBUS_INFO_READONLY;
+    *ret_told = told;
     return 0;
 }
 

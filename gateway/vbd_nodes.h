@@ -53,7 +53,8 @@ struct vbd_seen {
     bool online;
     bool hotplug_connected;
     bool status;   /* our status node is there; only looked for in states 1 and 2 */
-    bool released; /* only looked for if asked to */
+    bool released; /* only looked for if asked to, as is the export that was */
+    uint64_t released_export;
 };
 int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *node,
                   bool look_for_released, struct vbd_seen *ret_seen);

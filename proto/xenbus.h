@@ -58,10 +58,11 @@
 #define KEY_RING_ORDER         "ring-page-order"
 #define KEY_EVENT_CHANNEL      "event-channel"
 #define KEY_NUM_QUEUES         "multi-queue-num-queues"
-/* Ours, in B: "opening", "ready", "failed: REASON" or "held: REASON"; and the mark of a clean stop.
- */
+/* Ours, in B: "opening", "ready", "failed: REASON" or "held: REASON"; the mark of a clean stop, and
+ * with it the identity of the export (config_uri_identity, for the guest may read it). */
 #define KEY_BLKGATE_STATUS   "blkgate-status"
 #define KEY_BLKGATE_RELEASED "blkgate-released"
+#define KEY_BLKGATE_EXPORT   "blkgate-export"
 
 enum { XENBUS_DOMID_MAX = 0x7fef }; /* DOMID_FIRST_RESERVED is 0x7ff0 */
 

@@ -49,18 +49,20 @@ static bool opened(struct worker *w, const char *name)
 /* -- the room ------------------------------------------------------------------------------ */
 
 static char name_root[] = "root", name_data[] = "data", name_cd[] = "cd";
+static char name_alias[] = "alias", uri_alias[] = "nbd://H:10809/%72oot"; /* root again */
 static char uri_root[] = "nbd://h/root", uri_data[] = "nbd://h/data", uri_cd[] = "nbd://h/cd";
 
 static struct config_disk config_disks[] = {
     {.name = name_root, .export_uri = uri_root, .worker = -1},
     {.name = name_data, .export_uri = uri_data, .worker = -1, .shared = true},
     {.name = name_cd, .export_uri = uri_cd, .worker = -1, .readonly = true},
+    {.name = name_alias, .export_uri = uri_alias, .worker = -1},
 };
 
 static const struct config config = {
     .workers = 1,
     .connect_timeout_ms = 1000,
-    .disk_count = 3,
+    .disk_count = sizeof(config_disks) / sizeof(*config_disks),
     .disks = config_disks,
 };
 
@@ -794,6 +796,18 @@ static void writable_twice_is_refused_unless_shared(void **state)
     wait_node(r->guest, other.backend, "state", "2");
 }
 
+static void one_export_by_two_names_is_one_export(void **state)
+{
+    struct room *r = *state;
+    struct tool_disk other;
+
+    attach(r, "qdisk", "root", NULL);
+    connect_disk(r);
+    second(r, &other, "alias", false);
+    wait_node(r->guest, other.backend, "blkgate-status", "failed:");
+    be_stays(r, "4");
+}
+
 static void one_that_lets_go_is_waited_for(void **state)
 {
     struct room *r = *state;
@@ -911,6 +925,102 @@ static void a_disk_that_left_the_configuration_is_held(void **state)
         tool_remove(&r->disk);
         wait_count(r->worker, &r->worker->ends, 2 * i + 2);
     }
+}
+
+/* Attached while nobody served, and found first: the guest that has the disk keeps it. */
+static void a_newcomer_does_not_take_a_released_disk(void **state)
+{
+    struct room *r = *state;
+    struct tool_disk other;
+
+    attach(r, "vbd3", "root", NULL);
+    connect_disk(r);
+    backend_stop(r->backend);
+    second(r, &other, "root", false);
+    start(r);
+    wait_count(r->worker, &r->worker->connects, 2);
+    be_stays(r, "4");
+    wait_node(r->guest, other.backend, "blkgate-status", "failed:");
+}
+
+static void start_with(struct room *r, const struct config_disk *disks)
+{
+    static struct config changed;
+
+    changed = config;
+    changed.disks = (struct config_disk *)(uintptr_t)disks;
+    assert_int_equal(backend_start(&changed, &r->worker, 1, &r->backend), 0);
+}
+
+static void is_held_and_then_served_on(struct room *r, const char *reason)
+{
+    char held[200];
+
+    snprintf(held, sizeof(held), "held: %s", reason);
+    wait_b(r, "blkgate-status", held);
+    be_stays(r, "4");
+    backend_stop(r->backend); /* in this state, too, and with the mark kept */
+    assert_true(node_is(r->guest, r->disk.backend, "state", "4"));
+    TELL(r->worker, r->worker->no_flush = false; r->worker->capacity_sectors = 0);
+}
+
+/* Another export under a mounted file system would be wrong bytes. */
+static void a_changed_export_is_held_and_not_swapped(void **state)
+{
+    struct room *r = *state;
+    struct config_disk disks[sizeof(config_disks) / sizeof(*config_disks)];
+    static char other[] = "nbd://h/other", same[] = "nbd://H:10809/root";
+
+    memcpy(disks, config_disks, sizeof(disks));
+    attach(r, "qdisk", "root", NULL);
+    connect_disk(r);
+    backend_stop(r->backend);
+    disks[0].export_uri = other;
+    start_with(r, disks);
+    is_held_and_then_served_on(r, "its export in the configuration is not the one that the guest "
+                                  "is connected to: write that one, or have the guest close it");
+    assert_int_equal(r->worker->opens, 1);
+    disks[0].export_uri = same;
+    start_with(r, disks);
+    wait_count(r->worker, &r->worker->connects, 2);
+    wait_b(r, "blkgate-released", NULL);
+    wait_b(r, "blkgate-export", NULL);
+    be_stays(r, "4");
+}
+
+static void a_server_that_has_something_else_now_is_held(void **state)
+{
+    struct room *r = *state;
+    struct config_disk disks[sizeof(config_disks) / sizeof(*config_disks)];
+
+    memcpy(disks, config_disks, sizeof(disks));
+    attach(r, "qdisk", "root", NULL);
+    connect_disk(r);
+    backend_stop(r->backend);
+    TELL(r->worker, r->worker->capacity_sectors = 8191);
+    start(r);
+    is_held_and_then_served_on(r, "its export has 8191 sectors, and the guest was told 8192");
+    TELL(r->worker, r->worker->no_flush = true);
+    start(r);
+    is_held_and_then_served_on(r, "its export cannot flush, and the guest was told that it can");
+    disks[0].readonly = true;
+    start_with(r, disks);
+    is_held_and_then_served_on(r, "it is read-only, and the guest was told that it is writable");
+    assert_int_equal(ask(r->worker, &r->worker->connects), 1);
+    TELL(r->worker, r->worker->capacity_sectors = 9000); /* grown: the guest is told */
+    start(r);
+    wait_count(r->worker, &r->worker->connects, 2);
+    wait_b(r, "sectors", "9000");
+    TELL(r->worker, r->worker->capacity_sectors = 0);
+    backend_stop(r->backend);
+    start(r);
+    wait_b(r, "blkgate-status", "held:");
+    fe(r, "6"); /* the guest closes what is held */
+    wait_be(r, "6");
+    fe(r, "1");
+    connect_disk(r);
+    tool_remove(&r->disk);
+    wait_count(r->worker, &r->worker->ends, 6);
 }
 
 /* In a driver domain nobody else removes what is closed and not wanted. */
@@ -1250,11 +1360,15 @@ int main(int argc, char **argv)
         TEST(nothing_is_left_of_a_device_that_failed),
         TEST(a_dead_domain_is_closed),
         TEST(writable_twice_is_refused_unless_shared),
+        TEST(one_export_by_two_names_is_one_export),
         TEST(one_that_lets_go_is_waited_for),
         TEST(a_stop_is_not_seen_by_the_guest),
         TEST(what_happened_meanwhile_is_taken_up),
         TEST(after_an_unclean_end_it_is_held),
         TEST(a_disk_that_left_the_configuration_is_held),
+        TEST(a_newcomer_does_not_take_a_released_disk),
+        TEST(a_changed_export_is_held_and_not_swapped),
+        TEST(a_server_that_has_something_else_now_is_held),
         TEST(a_driver_domain_removes_its_nodes),
         TEST(a_stop_ends_in_every_state),
         TEST(a_dead_xenstored_is_noticed_and_all_is_looked_at_again),

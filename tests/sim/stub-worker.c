@@ -72,7 +72,7 @@ static void stub_step(void *arg)
     struct worker *w = disk->worker;
     struct disk_order order;
     struct disk_report report = {
-        .properties = {.capacity_sectors = 8192, .flush = true, .physical_sector_bytes = 4096}};
+        .properties = {.capacity_sectors = 8192, .physical_sector_bytes = 4096}};
     struct disklink *link = disk->link;
     bool fresh;
 
@@ -81,6 +81,9 @@ static void stub_step(void *arg)
     fresh = !disk->any || order.life != disk->done.life || order.want != disk->done.want;
     report.life = order.life;
     report.properties.readonly = disklink_spec(link)->readonly;
+    report.properties.flush = !w->no_flush;
+    if (w->capacity_sectors)
+        report.properties.capacity_sectors = w->capacity_sectors;
     if (fresh) {
         if (!stub_answer(w, disk, &order, &report))
             goto out;

@@ -6,6 +6,7 @@
 #include <ev.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <xenstore.h>
 
 #include "gateway/disklink.h"
@@ -32,6 +33,8 @@ struct worker {
     /* told by the test */
     bool open_fails, connect_refused, lose, hold_open, hold_close;
     const char *not_flushed;
+    uint64_t capacity_sectors; /* of the server; 0: 8192 */
+    bool no_flush;             /* the server cannot */
     /* told to the test */
     unsigned opens, connects, fails, closes, ends, out_of_order;
     int state_at_fail;

@@ -696,6 +696,35 @@ static void test_disk_from_uri(void **state)
     config_disk_free(NULL);
 }
 
+static void test_identity(void **state)
+{
+    static const char *const same[][2] = {
+        {"nbd://h/x", "nbd://H:10809/x"},
+        {"nbd://h/x", "nbds://h/%78"},
+        {"nbd://h", "nbd://h/"},
+        {"nbd://[2001:db8::1]/x", "nbd://[2001:DB8:0::1]:10809/x"},
+        {"nbd+unix:///x?socket=/a", "nbd+unix:///x?socket=%2Fa"},
+    };
+    static const char *const other[][2] = {
+        {"nbd://h/x", "nbd://h/X"},
+        {"nbd://h/x", "nbd://h:10810/x"},
+        {"nbd://h/x", "nbd://h//x"},
+        {"nbd://h/x", "nbd://hx/"},
+        {"nbd://[2001:db8::1]/x", "nbd://[2001:db8::2]/x"},
+        {"nbd+unix:///x?socket=/a", "nbd+unix:///x?socket=/b"},
+        {"nbd+unix:///x?socket=/a", "nbd+unix:///y?socket=/a"},
+        {"nbd://h/x", "junk"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
+        if (config_uri_identity(same[i][0]) != config_uri_identity(same[i][1]))
+            fail_msg("%s is %s", same[i][0], same[i][1]);
+    for (size_t i = 0; i < sizeof(other) / sizeof(other[0]); i++)
+        if (config_uri_identity(other[i][0]) == config_uri_identity(other[i][1]))
+            fail_msg("%s is not %s", other[i][0], other[i][1]);
+}
+
 static int make_directory(void **state)
 {
     (void)state;
@@ -730,6 +759,7 @@ int main(void)
         cmocka_unit_test(test_mutations),
         cmocka_unit_test(test_uris),
         cmocka_unit_test(test_uri_bounds),
+        cmocka_unit_test(test_identity),
         cmocka_unit_test(test_disk_from_uri),
     };
 
