@@ -25,6 +25,7 @@
  * Invariants:
  *  1. Every request taken is on `requests` (age order) until it is answered, exactly once (law 2).
  *  2. A request is sent only when no older unfinished one overlaps it, unless both read (plan.h).
+ *     Nor a flush while an older one is unfinished: one failed, and the other is worth nothing.
  *  3. Guest memory is written only from a read that the server completed whole (law 1).
  *  4. While CONNECTED or LOST no flush is answered anything but OKAY (law 6); a server's error on
  *     a flush makes the disk LOST.
