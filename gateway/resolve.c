@@ -14,7 +14,10 @@
 #include "gateway/mailbox.h"
 #include "proto/limits.h"
 
-enum { STACK_BYTES = 256 << 10 }; /* libnbd, GnuTLS and the resolver need far less */
+enum {
+    STACK_BYTES = 256 << 10, /* libnbd, GnuTLS and the resolver need far less */
+    CANCEL_LOOK_MS = 100,    /* how soon a cancelled job's helper is free for another one */
+};
 
 /* A job is used by its owner and by a helper; whoever lets go last frees it. */
 struct resolve {
@@ -104,9 +107,19 @@ static void fail_by_libnbd(struct resolve *resolve, struct nbd_handle *nbd)
     fail(resolve, nbd, error ? error : EIO, copy);
 }
 
+static bool is_cancelled(const struct resolve *resolve)
+{
+    bool cancelled;
+
+    pthread_mutex_lock(&crew.lock);
+    cancelled = resolve->cancelled;
+    pthread_mutex_unlock(&crew.lock);
+    return cancelled;
+}
+
 static void connect_now(struct resolve *resolve)
 {
-    uint64_t deadline_ms = now_ms() + resolve->timeout_ms, now;
+    uint64_t deadline_ms = now_ms() + resolve->timeout_ms, now, wait_ms;
     struct nbd_handle *nbd = nbd_create();
 
     if (!nbd || configure(nbd, resolve) < 0 || nbd_aio_connect_uri(nbd, resolve->uri) < 0) {
@@ -119,7 +132,12 @@ static void connect_now(struct resolve *resolve)
             fail(resolve, nbd, ETIMEDOUT, "the server does not answer the handshake");
             return;
         }
-        if (nbd_poll(nbd, (int)(deadline_ms - now)) < 0) {
+        if (is_cancelled(resolve)) {
+            fail(resolve, nbd, ECANCELED, "cancelled");
+            return;
+        }
+        wait_ms = deadline_ms - now < CANCEL_LOOK_MS ? deadline_ms - now : CANCEL_LOOK_MS;
+        if (nbd_poll(nbd, (int)wait_ms) < 0) {
             fail_by_libnbd(resolve, nbd);
             return;
         }

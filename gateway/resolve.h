@@ -7,8 +7,8 @@
  * that is READY, or a reason. The URI itself is given to libnbd: only then does libnbd 1.14 compare
  * a TLS certificate with the host's name (it accepts any certificate on a bare address).
  *
- * At most LIMIT_CONNECT_THREADS run at once; further jobs wait their turn. getaddrinfo cannot be
- * interrupted: a cancelled job's thread ends by itself and its result is thrown away.
+ * At most LIMIT_CONNECT_THREADS run at once; further jobs wait their turn. A cancelled job's thread
+ * ends by itself, in a moment but for getaddrinfo, which cannot be interrupted.
  */
 #ifndef BLKGATE_GATEWAY_RESOLVE_H
 #define BLKGATE_GATEWAY_RESOLVE_H

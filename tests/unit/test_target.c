@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -312,12 +313,41 @@ static void a_cancelled_connect_is_silent(void **state)
     resolve_drain();
 }
 
+/* A server that never answers keeps no thread busy for nobody: they are few, for all disks. */
+static void a_cancelled_connect_ends(void **state)
+{
+    struct config_disk config = {.name = (char *)"d", .export_uri = uri, .worker = -1};
+    struct disklink_spec spec = {
+        .name = "d", .config = &config, .connect_timeout_ms = LIMIT_CONNECT_MS};
+    pid_t pid = start_server("silent", "1048576");
+    struct trial trial = {.loop = ev_loop_new(EVFLAG_AUTO)};
+    struct mailbox *mailbox;
+    struct timespec start, end;
+
+    (void)state;
+    assert_int_equal(mailbox_create(trial.loop, &mailbox), 0);
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(target_open(trial.loop, mailbox, &spec, &handler, &trial, &trial.target),
+                         0);
+        usleep(5000);
+        target_close(trial.target);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    resolve_drain();
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    assert_true(end.tv_sec - start.tv_sec < LIMIT_CONNECT_MS / 2000);
+    mailbox_destroy(mailbox);
+    ev_loop_destroy(trial.loop);
+    stop_server(pid);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_fault_completes_every_command_once),
         cmocka_unit_test(a_fault_at_any_reply),
         cmocka_unit_test(a_cancelled_connect_is_silent),
+        cmocka_unit_test(a_cancelled_connect_ends),
     };
 
     signal(SIGPIPE, SIG_IGN);
