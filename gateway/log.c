@@ -2,12 +2,15 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -114,6 +117,45 @@ static void line_start(struct line *line, enum log_level level)
         line->used = (size_t)length;
 }
 
+/* False: it would have to wait for whoever reads, and an I/O loop with it (law 7). A line that
+ * finds room in a pipe finds it for all of its bytes, for it is below PIPE_BUF. */
+static bool put(const struct line *line)
+{
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+    if (send(STDERR_FILENO, line->text, line->used, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+        return true;
+    if (errno != ENOTSOCK)
+        return errno != EAGAIN; /* any other error: there is nobody to wait for */
+    if (poll(&out, 1, 0) == 0)
+        return false;
+    while (write(STDERR_FILENO, line->text, line->used) < 0 && errno == EINTR)
+        ;
+    return true;
+}
+
+/* One at a time: of two that saw the same room, one would wait. */
+static void put_or_count(const struct line *line)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static unsigned long lost;
+    struct line apology;
+    char text[80];
+
+    pthread_mutex_lock(&lock);
+    if (lost > 0) {
+        snprintf(text, sizeof(text), "%lu log lines are lost: they were not read in time\n", lost);
+        line_start(&apology, LOG_LEVEL_WARNING);
+        memcpy(apology.text + apology.used, text, strlen(text));
+        apology.used += strlen(text);
+        if (put(&apology))
+            lost = 0;
+    }
+    if (lost > 0 || !put(line))
+        lost++;
+    pthread_mutex_unlock(&lock);
+}
+
 static void log_text(enum log_level level, const char *who, const char *text)
 {
     const int saved_errno = errno; /* callers log between a failure and its return */
@@ -126,8 +168,7 @@ static void log_text(enum log_level level, const char *who, const char *text)
     }
     line_add(&line, text);
     line.text[line.used++] = '\n';
-    while (write(STDERR_FILENO, line.text, line.used) < 0 && errno == EINTR)
-        ;
+    put_or_count(&line);
     errno = saved_errno;
 }
 

@@ -1,5 +1,6 @@
 /*
- * log: lines for people, on stderr, thread-safe, one write(2) a line.
+ * log: lines for people, on stderr, thread-safe, one write(2) a line. It never waits: what nobody
+ * reads is lost, and the next line that gets through is preceded by one that counts it.
  *
  * Under systemd (JOURNAL_STREAM names our stderr) lines carry the <N> priority prefix that
  * journald reads; otherwise time and level. Only the edges of the daemon log (main, backend, vbd,

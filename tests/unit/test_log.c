@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -244,14 +245,65 @@ static void test_threads_do_not_mix(void **state)
         assert_int_equal(end - text, strlen("2026-01-01 00:00:00.000 info: a: ") + 200);
 }
 
+/* Takes what is there, and says how many lines that was. */
+static size_t drain(int fd)
+{
+    ssize_t got = 0;
+    size_t used = 0;
+
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    while ((got = read(fd, captured + used, sizeof(captured) - 1 - used)) > 0)
+        used += (size_t)got;
+    captured[used] = '\0';
+    return count_lines(captured);
+}
+
+/* Law 7: a journald that stands still must not stop an I/O loop. */
+static void test_a_reader_that_does_not_read(void **state)
+{
+    enum { MANY = 3000 };
+    char text[200], lost[80];
+    int ends[2];
+    size_t lines;
+
+    (void)state;
+    memset(text, 'x', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    for (int kind = 0; kind < 2; kind++) {
+        assert_int_equal(kind ? socketpair(AF_UNIX, SOCK_STREAM, 0, ends) : pipe(ends), 0);
+        real_stderr = dup(STDERR_FILENO);
+        assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
+        alarm(20);
+        for (unsigned i = 0; i < MANY; i++)
+            log_error(NULL, "%s", text);
+        alarm(0);
+        lines = drain(ends[0]);
+        log_error(NULL, "read again");
+        snprintf(lost, sizeof(lost), "warning: %zu log lines are lost", MANY - lines);
+        assert_int_equal(drain(ends[0]), 2);
+        assert_true(dup2(real_stderr, STDERR_FILENO) >= 0);
+        close(real_stderr);
+        close(ends[0]);
+        close(ends[1]);
+        assert_in_range(lines, 100, MANY - 1);
+        assert_non_null(strstr(captured, lost));
+        assert_non_null(strstr(captured, "read again\n"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_on_a_terminal),      cmocka_unit_test(test_in_the_journal),
-        cmocka_unit_test(test_another_journal),    cmocka_unit_test(test_levels),
-        cmocka_unit_test(test_printable),          cmocka_unit_test(test_long_text),
-        cmocka_unit_test(test_errno_is_kept),      cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_on_a_terminal),
+        cmocka_unit_test(test_in_the_journal),
+        cmocka_unit_test(test_another_journal),
+        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_printable),
+        cmocka_unit_test(test_long_text),
+        cmocka_unit_test(test_errno_is_kept),
+        cmocka_unit_test(test_limit),
         cmocka_unit_test(test_threads_do_not_mix),
+        cmocka_unit_test(test_a_reader_that_does_not_read),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
