@@ -968,7 +968,7 @@ static void is_held_and_then_served_on(struct room *r, const char *reason)
 static void a_changed_export_is_held_and_not_swapped(void **state)
 {
     struct room *r = *state;
-    struct config_disk disks[sizeof(config_disks) / sizeof(*config_disks)];
+    static struct config_disk disks[sizeof(config_disks) / sizeof(*config_disks)];
     static char other[] = "nbd://h/other", same[] = "nbd://H:10809/root";
 
     memcpy(disks, config_disks, sizeof(disks));
@@ -991,7 +991,7 @@ static void a_changed_export_is_held_and_not_swapped(void **state)
 static void a_server_that_has_something_else_now_is_held(void **state)
 {
     struct room *r = *state;
-    struct config_disk disks[sizeof(config_disks) / sizeof(*config_disks)];
+    static struct config_disk disks[sizeof(config_disks) / sizeof(*config_disks)];
 
     memcpy(disks, config_disks, sizeof(disks));
     attach(r, "qdisk", "root", NULL);
