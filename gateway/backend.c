@@ -6,7 +6,7 @@
  *     would sleep: thousand events of one vbd are one step (XSA-349).
  *  2. A vbd exists for every B of a served kind, ours or not, and LIMIT_DISKS at most.
  *  3. The thread runs between backend_start and backend_stop; before and after, the caller's
- *     thread owns everything here. In between it owns only stop_item.
+ *     thread owns everything here. In between it owns only stop_item and probe_item.
  */
 #include "gateway/backend.h"
 
@@ -54,6 +54,7 @@ struct backend {
     bool marked;
 
     struct mailbox_item stop_item;
+    struct mailbox_item probe_item;
     ev_timer stop_timer;
     bool stopping;
 };
@@ -272,6 +273,15 @@ static void on_stop(struct mailbox_item *item)
         vbd_stop(backend->vbds[i]);
 }
 
+static void on_probe(struct mailbox_item *item)
+{
+    struct backend *backend =
+        (struct backend *)(void *)((char *)item - offsetof(struct backend, probe_item));
+
+    for (unsigned i = 0; i < backend->vbd_count; i++)
+        vbd_probe(backend->vbds[i]);
+}
+
 static void on_stop_timer(struct ev_loop *loop, ev_timer *timer, int revents)
 {
     struct backend *backend = timer->data;
@@ -405,6 +415,7 @@ static void init_watchers(struct backend *backend)
     ev_timer_init(&backend->stop_timer, on_stop_timer, LIMIT_STOP_MS / 1000. - 1., 0.);
     backend->stop_timer.data = backend;
     backend->stop_item.deliver = on_stop;
+    backend->probe_item.deliver = on_probe;
 }
 
 int backend_start(const struct config *config, struct worker *const *workers, unsigned worker_count,
@@ -447,6 +458,11 @@ int backend_start(const struct config *config, struct worker *const *workers, un
 out:
     free_backend(backend);
     return ret;
+}
+
+void backend_probe(struct backend *backend)
+{
+    mailbox_post(backend->host.box, &backend->probe_item);
 }
 
 int backend_stop(struct backend *backend)

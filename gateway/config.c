@@ -42,6 +42,9 @@ enum gateway_key {
     GATEWAY_LOCK,
     GATEWAY_DOMID,
     GATEWAY_CONNECT_TIMEOUT,
+    GATEWAY_QUEUES,
+    GATEWAY_RING_ORDER,
+    GATEWAY_INDIRECT,
     GATEWAY_LOG_LEVEL,
     GATEWAY_KEYS,
 };
@@ -52,6 +55,9 @@ static const struct key gateway_keys[GATEWAY_KEYS] = {
     [GATEWAY_LOCK] = {"lock", KEY_PATH},
     [GATEWAY_DOMID] = {"domid", KEY_NUMBER, 0, 0x7FEF}, /* above: Xen's special domains */
     [GATEWAY_CONNECT_TIMEOUT] = {"connect-timeout", KEY_NUMBER, 1, LIMIT_CONNECT_MS / 1000},
+    [GATEWAY_QUEUES] = {"queues", KEY_NUMBER, 1, LIMIT_QUEUES},
+    [GATEWAY_RING_ORDER] = {"ring-page-order", KEY_NUMBER, 0, LIMIT_RING_ORDER},
+    [GATEWAY_INDIRECT] = {"indirect-segments", KEY_NUMBER, 0, LIMIT_SEGMENTS},
     [GATEWAY_LOG_LEVEL] = {"log-level", KEY_LEVEL},
 };
 
@@ -93,13 +99,14 @@ struct value {
     char *text;    /* of a name, path or URI; NULL also if it was wrong */
 };
 
+/* A section has room for either kind of keys. */
+enum { SECTION_KEYS = (int)GATEWAY_KEYS > (int)DISK_KEYS ? (int)GATEWAY_KEYS : (int)DISK_KEYS };
+
 struct section {
     unsigned line;
     char *name; /* of a disk */
-    struct value value[DISK_KEYS];
+    struct value value[SECTION_KEYS];
 };
-
-_Static_assert((int)GATEWAY_KEYS <= (int)DISK_KEYS, "a section has room for either kind of keys");
 
 enum where { NOWHERE, IN_GATEWAY, IN_DISK, IN_UNKNOWN };
 
@@ -630,11 +637,11 @@ static long number_or(const struct value *value, long otherwise)
     return value->line > 0 ? value->number : otherwise;
 }
 
-static unsigned default_workers(void)
+static unsigned cpus_up_to(long most)
 {
     const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
-    return cpus < 1 ? 1 : cpus > 4 ? 4 : (unsigned)cpus;
+    return (unsigned)(cpus < 1 ? 1 : cpus > most ? most : cpus);
 }
 
 /* The one check across sections, so it waits for the file's end. */
@@ -691,6 +698,9 @@ static int make_config(struct parse *parse, unsigned workers, struct config **re
     config->domid = (uint16_t)value[GATEWAY_DOMID].number;
     config->connect_timeout_ms =
         (uint32_t)number_or(&value[GATEWAY_CONNECT_TIMEOUT], LIMIT_CONNECT_MS / 1000) * 1000;
+    config->queues = (uint32_t)number_or(&value[GATEWAY_QUEUES], cpus_up_to(LIMIT_QUEUES));
+    config->ring_page_order = (uint32_t)number_or(&value[GATEWAY_RING_ORDER], LIMIT_RING_ORDER);
+    config->indirect_segments = (uint32_t)number_or(&value[GATEWAY_INDIRECT], LIMIT_SEGMENTS);
     config->log_level = (int)number_or(&value[GATEWAY_LOG_LEVEL], LOG_LEVEL_INFO);
     config->lock_path =
         strdup(value[GATEWAY_LOCK].text ? value[GATEWAY_LOCK].text : "/run/blkgate/lock");
@@ -708,7 +718,7 @@ static int make_config(struct parse *parse, unsigned workers, struct config **re
 
 static void section_free(struct section *section)
 {
-    for (size_t i = 0; i < DISK_KEYS; i++)
+    for (size_t i = 0; i < SECTION_KEYS; i++)
         free(section->value[i].text);
     free(section->name);
 }
@@ -735,7 +745,7 @@ int config_load(const char *path, void (*complain)(void *arg, const char *text),
     if (&ini_max_line && ini_max_line < LIMIT_CONFIG_LINE_BYTES)
         ini_max_line = LIMIT_CONFIG_LINE_BYTES;
     parse_text(&parse, text, bytes);
-    workers = (unsigned)number_or(&parse.gateway.value[GATEWAY_WORKERS], default_workers());
+    workers = (unsigned)number_or(&parse.gateway.value[GATEWAY_WORKERS], cpus_up_to(4));
     if (workers > 0) /* 0: the file gave a wrong number, which was complained about */
         check_workers(&parse, workers);
     if (parse.error < 0)
@@ -788,6 +798,8 @@ void config_print(const struct config *config, FILE *out)
             config->workers, yes_no(config->allow_uri), config->lock_path, config->domid);
     fprintf(out, "connect-timeout = %u\nlog-level = %s\n", config->connect_timeout_ms / 1000,
             level_names[config->log_level]);
+    fprintf(out, "queues = %u\nring-page-order = %u\nindirect-segments = %u\n", config->queues,
+            config->ring_page_order, config->indirect_segments);
     for (size_t i = 0; i < config->disk_count; i++) {
         const struct config_disk *disk = &config->disks[i];
 

@@ -7,7 +7,10 @@
  *      lock = /run/blkgate/lock        one daemon only
  *      domid = 0                       our domain, where xenstore does not say
  *      connect-timeout = 8             seconds
- *      log-level = info                error, warning, info, debug
+ *      queues = 4                      rings a guest may use for one disk; default: CPUs, 16 at
+ * most ring-page-order = 4             2^order pages for each ring, at most indirect-segments = 256
+ * of one request; 0: direct requests only (11 segments) log-level = info                error,
+ * warning, info, debug
  *
  *      [disk NAME]                     NAME: letters, digits, . _ -
  *      export = nbd://host/name        nbd, nbds, nbd+unix, nbds+unix (required)
@@ -50,6 +53,9 @@ struct config {
     char *lock_path;
     uint16_t domid;
     uint32_t connect_timeout_ms;
+    uint32_t queues; /* these three: what is offered to guests */
+    uint32_t ring_page_order;
+    uint32_t indirect_segments;
     int log_level; /* enum log_level */
     size_t disk_count;
     struct config_disk *disks;

@@ -34,7 +34,8 @@
  * The worker runs the steps of a turn over all its active disks, in this order; each step leaves
  * what the next one needs:
  *    advance  orders of the vbd, events of the target, end of a drain
- *    take     requests off signalled rings
+ *    take     requests off signalled rings; collect the copies of indirect descriptors (one call)
+ *    read     the descriptors that came
  *    start    choose what may go, give it buffers, collect the copies of writes (one call)
  *    send     hand commands to libnbd
  *    collect  replies: collect the copies of reads (one call)
@@ -80,6 +81,7 @@ struct disk *disk_next_active(struct disk_home *home);
 /* Returns false when the disk has ENDED and is no more. */
 bool disk_advance(struct disk *disk);
 void disk_take(struct disk *disk);
+void disk_read(struct disk *disk);
 void disk_start(struct disk *disk);
 void disk_send(struct disk *disk);
 void disk_collect(struct disk *disk);

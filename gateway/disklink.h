@@ -23,6 +23,10 @@
  * CLOSED of the life before; nothing comes after END. A report of an older life than the order's
  * is stale, and is read as "not there yet". CLOSE and END are legal at any time.
  *
+ * A larger export: an order whose `probe` was raised makes the disk ask its server, by a connection
+ * of its own; if the export has grown, the disk moves to that connection and reports the phase it
+ * is in again, with the new capacity. Nothing else may change, and nothing shrinks.
+ *
  * Law 6 makes FAIL a step of its own: the vbd first shows backend state 5, so that Linux marks the
  * disk dead, and only then does anything in flight come back with an error.
  */
@@ -65,9 +69,12 @@ struct disk_ring {
 struct disk_order {
     uint32_t life;
     enum disk_want want;
+    uint32_t probe; /* raised: look whether the export has grown (READY, CONNECTED) */
     /* for CONNECT: */
     enum blkif_abi abi;
-    uint32_t queue_count; /* 1 .. LIMIT_QUEUES */
+    uint16_t indirect_segments; /* as published; 0: no INDIRECT */
+    bool discard;               /* feature-discard was published */
+    uint32_t queue_count;       /* 1 .. LIMIT_QUEUES */
     struct disk_ring queue[LIMIT_QUEUES];
 };
 
@@ -83,8 +90,10 @@ enum disk_phase {
 
 struct disk_properties {
     uint64_t capacity_sectors;
-    bool readonly;                  /* by mode, config or server */
-    bool flush;                     /* publish feature-flush-cache */
+    bool readonly; /* by mode, config or server */
+    bool flush;    /* publish feature-flush-cache */
+    bool discard;  /* the server trims */
+    uint32_t discard_granularity_bytes;
     uint32_t physical_sector_bytes; /* 512 .. 4096 */
 };
 

@@ -38,8 +38,8 @@ static const char *signal_name(int number)
     return number == SIGTERM ? "SIGTERM" : number == SIGINT ? "SIGINT" : "SIGHUP";
 }
 
-/* Returns at SIGTERM or SIGINT. */
-static void wait_for_stop(const sigset_t *signals)
+/* Returns at SIGTERM or SIGINT. SIGHUP is an operator who made an export larger. */
+static void wait_for_stop(const sigset_t *signals, struct backend *backend)
 {
     for (;;) {
         const int number = sigwaitinfo(signals, NULL);
@@ -51,9 +51,12 @@ static void wait_for_stop(const sigset_t *signals)
                      signal_name(number), LIMIT_STOP_MS / 1000);
             return;
         }
-        if (number == SIGHUP)
-            log_warning(NULL, "SIGHUP: the configuration is not read again while running: restart "
-                              "blkgated, guests only wait meanwhile");
+        if (number == SIGHUP) {
+            log_info(NULL,
+                     "SIGHUP: asking every server for its export's size (the configuration is "
+                     "not read again: restart blkgated for that, guests only wait meanwhile)");
+            backend_probe(backend);
+        }
     }
 }
 
@@ -99,7 +102,7 @@ static int serve(const struct config *config, const sigset_t *signals)
              config->disk_count, config->workers);
     sd_notifyf(0, "READY=1\nSTATUS=%zu disks configured, %u workers", config->disk_count,
                config->workers);
-    wait_for_stop(signals);
+    wait_for_stop(signals, backend);
     sd_notify(0, "STOPPING=1\nSTATUS=draining and flushing disks");
     if (backend_stop(backend) < 0) {
         log_error(NULL,

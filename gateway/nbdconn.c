@@ -182,6 +182,14 @@ int nbdconn_write(struct nbdconn *conn, struct nbdcmd *cmd, const void *buffer,
                                       begin(conn, cmd), fua ? LIBNBD_CMD_FLAG_FUA : 0));
 }
 
+int nbdconn_trim(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t length_bytes,
+                 uint64_t offset_bytes)
+{
+    if (conn->dead)
+        return -ENOTCONN;
+    return began(conn, nbd_aio_trim(conn->nbd, length_bytes, offset_bytes, begin(conn, cmd), 0));
+}
+
 int nbdconn_flush(struct nbdconn *conn, struct nbdcmd *cmd)
 {
     if (conn->dead)

@@ -52,6 +52,8 @@ int nbdconn_read(struct nbdconn *conn, struct nbdcmd *cmd, void *buffer, uint32_
                  uint64_t offset_bytes);
 int nbdconn_write(struct nbdconn *conn, struct nbdcmd *cmd, const void *buffer,
                   uint32_t length_bytes, uint64_t offset_bytes, bool fua);
+int nbdconn_trim(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t length_bytes,
+                 uint64_t offset_bytes);
 int nbdconn_flush(struct nbdconn *conn, struct nbdcmd *cmd);
 
 /* Hands out completions and the loss, if any. May be called at any time but from a handler. */

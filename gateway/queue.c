@@ -106,9 +106,12 @@ static void take_one(struct queue *queue, const uint8_t *slot,
     struct request *request = container_of(list_pop(&queue->free), struct request, work);
 
     blkif_req_decode(queue->place.abi, slot, &request->blkif);
+    request->segs = request->blkif.seg;
     request->error = 0;
-    request->buffer = NULL;
-    request->length_bytes = 0;
+    request->buffer = request->descriptors = NULL;
+    request->length_bytes = request->done_bytes = 0;
+    request->chunk_max_bytes = 0;
+    request->flushed = false;
     taken(arg, request);
 }
 

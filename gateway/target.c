@@ -13,15 +13,26 @@
 #include "gateway/resolve.h"
 #include "proto/limits.h"
 
+/* What a server says of an export, as far as it matters to us. */
+struct traits {
+    enum target_flush flush;
+    uint32_t command_max_bytes;
+    uint32_t trim_max_bytes;
+    struct disk_properties properties;
+};
+
 struct target {
     struct ev_loop *loop;
+    struct mailbox *mailbox;
     const struct disklink_spec *spec;
     const struct target_handler *handler;
     void *arg;
     struct resolve *resolve; /* while connecting */
     struct nbdconn *conn;    /* while connected */
-    enum target_flush flush;
-    struct disk_properties properties;
+    struct traits traits;
+    struct resolve *probe;   /* while a probe connects */
+    struct nbd_handle *next; /* a probe's connection, until the switch */
+    struct traits next_traits;
 };
 
 static void on_completed(void *arg, struct nbdcmd *cmd)
@@ -53,31 +64,55 @@ static enum target_flush flush_kind(struct nbd_handle *nbd)
     return TARGET_FLUSH_NONE;
 }
 
-static uint32_t clamp_physical(int64_t preferred_bytes)
+/* The largest power of two within [low, high] that is not above `bytes`; low if there is none. */
+static uint32_t clamp_power(int64_t bytes, uint32_t low, uint32_t high)
 {
-    if (preferred_bytes < LIMIT_SECTOR_BYTES)
-        return LIMIT_SECTOR_BYTES;
-    return preferred_bytes > LIMIT_PAGE_BYTES ? LIMIT_PAGE_BYTES : (uint32_t)preferred_bytes;
+    uint32_t power = low;
+
+    while (power < high && (int64_t)power * 2 <= bytes)
+        power *= 2;
+    return power;
 }
 
-/* Is this server one whose every sector we can serve honestly? Fills in the target. */
-static int judge(struct target *target, struct nbd_handle *nbd, char *reason, size_t reason_bytes)
+static void read_traits(const struct disklink_spec *spec, struct nbd_handle *nbd,
+                        struct traits *traits)
 {
-    const struct config_disk *config = target->spec->config;
     int64_t size = nbd_get_size(nbd); /* negative from a hostile server: CVE-2023-5215 */
-    int64_t minimum = nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM);
+    int64_t preferred = nbd_get_block_size(nbd, LIBNBD_SIZE_PREFERRED);
     int64_t maximum = nbd_get_block_size(nbd, LIBNBD_SIZE_MAXIMUM);
+    bool readonly = spec->readonly || nbd_is_read_only(nbd) != 0;
 
-    target->properties = (struct disk_properties){
-        .capacity_sectors = size > 0 ? (uint64_t)size / LIMIT_SECTOR_BYTES : 0,
-        .readonly = target->spec->readonly || nbd_is_read_only(nbd) != 0,
-        .physical_sector_bytes = clamp_physical(nbd_get_block_size(nbd, LIBNBD_SIZE_PREFERRED)),
+    *traits = (struct traits){
+        /* A disk that is never written is as flushed as it can be. */
+        .flush = readonly ? TARGET_FLUSH_NEEDLESS : flush_kind(nbd),
+        .command_max_bytes = LIMIT_COMMAND_BYTES,
+        .trim_max_bytes = LIMIT_TRIM_BYTES,
+        .properties =
+            {
+                .capacity_sectors = size > 0 ? (uint64_t)size / LIMIT_SECTOR_BYTES : 0,
+                .readonly = readonly,
+                .discard = !readonly && nbd_can_trim(nbd) == 1,
+                .physical_sector_bytes =
+                    clamp_power(preferred, LIMIT_SECTOR_BYTES, LIMIT_PAGE_BYTES),
+                .discard_granularity_bytes =
+                    clamp_power(preferred, LIMIT_SECTOR_BYTES, LIMIT_GRANULARITY_BYTES),
+            },
     };
-    /* A disk that is never written is as flushed as it can be. */
-    target->flush = target->properties.readonly ? TARGET_FLUSH_NEEDLESS : flush_kind(nbd);
-    target->properties.flush = target->flush == TARGET_FLUSH_COMMAND;
+    traits->properties.flush = traits->flush == TARGET_FLUSH_COMMAND;
+    if (maximum > 0 && maximum < LIMIT_COMMAND_BYTES)
+        traits->command_max_bytes =
+            (uint32_t)maximum / LIMIT_SECTOR_BYTES * (uint32_t)LIMIT_SECTOR_BYTES;
+}
 
-    if (target->properties.capacity_sectors == 0) {
+/* Is this server one whose every sector we can serve honestly? */
+static int judge(const struct target *target, struct nbd_handle *nbd, struct traits *ret_traits,
+                 char *reason, size_t reason_bytes)
+{
+    int64_t minimum = nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM);
+    struct traits traits;
+
+    read_traits(target->spec, nbd, &traits);
+    if (traits.properties.capacity_sectors == 0) {
         snprintf(reason, reason_bytes, "the export is smaller than one sector of 512 bytes");
         return -EINVAL;
     }
@@ -88,19 +123,20 @@ static int judge(struct target *target, struct nbd_handle *nbd, char *reason, si
                  (long long)minimum);
         return -EINVAL;
     }
-    if (maximum > 0 && maximum < LIMIT_COMMAND_FLOOR_BYTES) {
+    if (traits.command_max_bytes < LIMIT_COMMAND_FLOOR_BYTES) {
         snprintf(reason, reason_bytes,
-                 "the server's largest command is %lld bytes, a guest's request may have %d: put "
-                 "nbdkit's blocksize filter (--filter=blocksize) before it",
-                 (long long)maximum, LIMIT_SEGMENTS_DIRECT * LIMIT_PAGE_BYTES);
+                 "the server's largest command is %u bytes, less than a page: put nbdkit's "
+                 "blocksize filter (--filter=blocksize) before it",
+                 traits.command_max_bytes);
         return -EINVAL;
     }
-    if (target->flush == TARGET_FLUSH_NONE && !config->accept_volatile) {
+    if (traits.flush == TARGET_FLUSH_NONE && !target->spec->config->accept_volatile) {
         snprintf(reason, reason_bytes,
                  "the server can neither flush nor write through (FUA), so no write would be "
                  "safe: enable one of them there, or set accept-volatile = yes");
         return -EINVAL;
     }
+    *ret_traits = traits;
     return 0;
 }
 
@@ -128,7 +164,7 @@ static void on_resolved(void *arg)
     target->resolve = NULL;
     if (err < 0)
         goto lost;
-    err = judge(target, nbd, reason, sizeof reason);
+    err = judge(target, nbd, &target->traits, reason, sizeof reason);
     if (err < 0) {
         nbd_close(nbd);
         goto lost;
@@ -139,7 +175,7 @@ static void on_resolved(void *arg)
         snprintf(reason, sizeof reason, "out of memory");
         goto lost;
     }
-    target->handler->ready(target->arg, &target->properties);
+    target->handler->ready(target->arg, &target->traits.properties);
     return;
 lost:
     target->handler->lost(target->arg, reason);
@@ -154,6 +190,7 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
     if (!target)
         return -ENOMEM;
     target->loop = loop;
+    target->mailbox = mailbox;
     target->spec = spec;
     target->handler = handler;
     target->arg = arg;
@@ -172,18 +209,37 @@ void target_close(struct target *target)
     if (!target)
         return;
     resolve_cancel(target->resolve);
+    target_probe_drop(target);
     nbdconn_destroy(target->conn);
     free(target);
 }
 
+const struct disk_properties *target_properties(const struct target *target)
+{
+    return &target->traits.properties;
+}
+
 enum target_flush target_flush_kind(const struct target *target)
 {
-    return target->flush;
+    return target->traits.flush;
 }
 
 bool target_has_room(const struct target *target, uint32_t collected)
 {
     return target->conn && nbdconn_in_flight(target->conn) + collected < LIMIT_COMMANDS_IN_FLIGHT;
+}
+
+uint32_t target_command_max_bytes(const struct target *target, bool trim)
+{
+    return trim ? target->traits.trim_max_bytes : target->traits.command_max_bytes;
+}
+
+void target_learn_max(struct target *target, bool trim, uint32_t length_bytes)
+{
+    uint32_t *max_bytes = trim ? &target->traits.trim_max_bytes : &target->traits.command_max_bytes;
+
+    if (length_bytes < *max_bytes)
+        *max_bytes = length_bytes;
 }
 
 int target_read(struct target *target, struct nbdcmd *cmd, void *buffer, uint32_t length_bytes,
@@ -200,7 +256,15 @@ int target_write(struct target *target, struct nbdcmd *cmd, const void *buffer,
     if (!target->conn)
         return -ENOTCONN;
     return nbdconn_write(target->conn, cmd, buffer, length_bytes, offset_bytes,
-                         target->flush == TARGET_FLUSH_NEEDLESS);
+                         target->traits.flush == TARGET_FLUSH_NEEDLESS);
+}
+
+int target_trim(struct target *target, struct nbdcmd *cmd, uint32_t length_bytes,
+                uint64_t offset_bytes)
+{
+    if (!target->conn)
+        return -ENOTCONN;
+    return nbdconn_trim(target->conn, cmd, length_bytes, offset_bytes);
 }
 
 int target_flush(struct target *target, struct nbdcmd *cmd)
@@ -214,4 +278,53 @@ void target_deliver(struct target *target)
 {
     if (target->conn)
         nbdconn_deliver(target->conn);
+}
+
+static void on_probed(void *arg)
+{
+    struct target *target = arg;
+    struct nbd_handle *nbd = NULL;
+    char reason[LIMIT_REASON_BYTES] = "";
+    int err;
+
+    err = resolve_finish(target->probe, &nbd, reason, sizeof reason);
+    target->probe = NULL;
+    if (err == 0) {
+        err = judge(target, nbd, &target->next_traits, reason, sizeof reason);
+        if (err < 0)
+            nbd_close(nbd);
+        else
+            target->next = nbd;
+    }
+    target->handler->probed(target->arg, err < 0 ? NULL : &target->next_traits.properties, reason);
+}
+
+int target_probe(struct target *target)
+{
+    if (target->probe)
+        return -EALREADY;
+    target_probe_drop(target);
+    return resolve_start(target->spec->config, target->spec->connect_timeout_ms, target->mailbox,
+                         on_probed, target, &target->probe);
+}
+
+void target_probe_drop(struct target *target)
+{
+    resolve_cancel(target->probe);
+    target->probe = NULL;
+    nbd_close(target->next);
+    target->next = NULL;
+}
+
+void target_switch(struct target *target)
+{
+    struct nbd_handle *nbd = target->next;
+
+    nbdconn_destroy(target->conn);
+    target->conn = NULL;
+    target->next = NULL;
+    target->traits = target->next_traits;
+    keep_alive(nbd);
+    if (nbdconn_create(target->loop, nbd, &conn_handler, target, &target->conn) < 0)
+        target->handler->lost(target->arg, "out of memory");
 }

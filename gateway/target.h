@@ -34,6 +34,9 @@ struct target_handler {
     void (*ready)(void *arg, const struct disk_properties *properties);
     void (*lost)(void *arg, const char *reason);
     void (*completed)(void *arg, struct nbdcmd *cmd); /* as nbdconn's: once, then cmd is free */
+    /* After target_probe, once. NULL: nothing usable came of it, and reason says what. Else
+     * target_switch may follow, any time later. */
+    void (*probed)(void *arg, const struct disk_properties *properties, const char *reason);
 };
 
 enum target_flush {
@@ -46,18 +49,36 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
                 const struct target_handler *handler, void *arg, struct target **ret_target);
 void target_close(struct target *target); /* NULL is fine */
 
+/* From ready on. */
+const struct disk_properties *target_properties(const struct target *target);
 enum target_flush target_flush_kind(const struct target *target);
 
 /* May another command be sent after `collected` ones that will be? Those beyond the limit wait with
  * the disk. */
 bool target_has_room(const struct target *target, uint32_t collected);
 
+/* The longest command of a kind that the server is thought to take: what it says, or less, once a
+ * request could only be done in shorter pieces (target_learn_max). */
+uint32_t target_command_max_bytes(const struct target *target, bool trim);
+void target_learn_max(struct target *target, bool trim, uint32_t length_bytes);
+
 /* Start a command; -errno: it was not started. Completions come at target_deliver or later. */
 int target_read(struct target *target, struct nbdcmd *cmd, void *buffer, uint32_t length_bytes,
                 uint64_t offset_bytes);
 int target_write(struct target *target, struct nbdcmd *cmd, const void *buffer,
                  uint32_t length_bytes, uint64_t offset_bytes);
+int target_trim(struct target *target, struct nbdcmd *cmd, uint32_t length_bytes,
+                uint64_t offset_bytes);
 int target_flush(struct target *target, struct nbdcmd *cmd);
+
+/* Asks the server for the export's properties, by a second connection: NBD has no notification, and
+ * a connection keeps the size it began with. -EALREADY: a probe is under way. */
+int target_probe(struct target *target);
+
+/* Moves to the probe's connection. Nothing may be in flight, and what was written must have been
+ * flushed: a flush need not cover what another connection wrote. */
+void target_switch(struct target *target);
+void target_probe_drop(struct target *target);
 
 /* Hands out what completed while commands were being sent. */
 void target_deliver(struct target *target);

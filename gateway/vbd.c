@@ -166,7 +166,7 @@ static void forget_device(struct vbd *vbd)
     vbd->known = XENBUS_ABSENT;
     vbd->alive = vbd->frontend_dead = false;
     vbd->spent = vbd->unclean = vbd->resumed = vbd->waiting = false;
-    vbd->removing = vbd->orphan = vbd->served = vbd->release = false;
+    vbd->removing = vbd->orphan = vbd->served = vbd->release = vbd->offered = false;
     vbd->reason[0] = vbd->status[0] = '\0';
     memset(&vbd->node, 0, sizeof(vbd->node));
     memset(&vbd->order, 0, sizeof(vbd->order));
@@ -438,6 +438,10 @@ static void step(struct vbd *vbd)
         vbd_show_status(vbd, &seen) == -ESTALE)
         action = XENBUS_DO_RENEW;
     vbd->known = seen.own;
+    if (action == XENBUS_DO_NOTHING) {
+        vbd_show_limits(vbd, &seen);
+        vbd_show_size(vbd, &seen);
+    }
     vbd_act(vbd, &seen, action);
 }
 
@@ -539,6 +543,14 @@ void vbd_stop(struct vbd *vbd)
 {
     vbd->stopping = true;
     vbd_mark(vbd);
+}
+
+void vbd_probe(struct vbd *vbd)
+{
+    if (!vbd->link || vbd->state < VBD_READY || vbd->state > VBD_SERVING)
+        return; /* a disk that is opened later sees the size of then */
+    vbd->order.probe++;
+    vbd_order(vbd, vbd->order.want);
 }
 
 void vbd_check_domain(struct vbd *vbd)

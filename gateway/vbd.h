@@ -116,6 +116,8 @@ bool vbd_is_marked(const struct vbd *vbd);
 void vbd_look(struct vbd *vbd);
 void vbd_step(struct vbd *vbd);
 void vbd_stop(struct vbd *vbd); /* goes OVER when all is drained and released */
+/* Has the export grown? If so, the guest is told. */
+void vbd_probe(struct vbd *vbd);
 /* Some domain died: was it this one's? */
 void vbd_check_domain(struct vbd *vbd);
 

@@ -145,15 +145,55 @@ no_link:
     cannot_open(vbd, seen);
 }
 
+/* The limits of the configuration into B, where it is in state seen->own, or on its way `to` it. */
+static int write_limits(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to)
+{
+    const struct config *config = vbd->host->config;
+    char indirect[16], order[16], queues[16];
+    const struct vbd_write writes[] = {
+        {KEY_MAX_INDIRECT, indirect},
+        {KEY_MAX_RING_ORDER, order},
+        {KEY_MAX_QUEUES, queues},
+    };
+    const unsigned count = sizeof(writes) / sizeof(*writes);
+
+    snprintf(indirect, sizeof(indirect), "%" PRIu32, config->indirect_segments);
+    snprintf(order, sizeof(order), "%" PRIu32, config->ring_page_order);
+    snprintf(queues, sizeof(queues), "%" PRIu32, config->queues);
+    if (to != XENBUS_ABSENT)
+        return go(vbd, seen, to, writes, count);
+    return vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, writes, count);
+}
+
 static void do_offer(struct vbd *vbd, const struct vbd_seen *seen)
 {
-    const struct vbd_write writes[] = {
-        {KEY_MAX_INDIRECT, "0"},
-        {KEY_MAX_RING_ORDER, "0"},
-        {KEY_MAX_QUEUES, "1"},
-    };
+    if (write_limits(vbd, seen, XENBUS_INIT_WAIT) == 0)
+        vbd->offered = true;
+}
 
-    (void)go(vbd, seen, XENBUS_INIT_WAIT, writes, sizeof(writes) / sizeof(*writes));
+/* State 2 was xen-blkback's, and so are the limits beside it. Once, before a new device's frontend
+ * begins: one that has read them already is served all the same, for F holds nothing of an earlier
+ * life yet. */
+void vbd_show_limits(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    int ret;
+
+    if (vbd->offered || !vbd->status[0] || vbd->kind != VBD_KIND_VBD || !vbd->node.script ||
+        seen->own != XENBUS_INIT_WAIT)
+        return;
+    if (seen->frontend == XENBUS_INITIALISING) {
+        ret = write_limits(vbd, seen, XENBUS_ABSENT);
+        if (ret < 0) {
+            vbd_not_now(vbd, "limits not written", ret);
+            return;
+        }
+    }
+    vbd->offered = true;
+}
+
+static bool offers_discard(const struct vbd *vbd)
+{
+    return vbd->node.discard && vbd->report.properties.discard;
 }
 
 /* A released disk: does the server still have what the guest was told? -EBADF and the reason if
@@ -224,6 +264,8 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
         vbd_not_now(vbd, "not connected", ret);
         return;
     }
+    vbd->order.indirect_segments = (uint16_t)vbd->host->config->indirect_segments;
+    vbd->order.discard = offers_discard(vbd);
     vbd->served = true; /* from here on requests may be in flight */
     vbd_order(vbd, DISK_WANT_CONNECT);
     vbd_set_state(vbd, VBD_CONNECTING);
@@ -236,20 +278,31 @@ static void do_serve(struct vbd *vbd, const struct vbd_seen *seen)
     unsigned info = (vbd->node.cdrom ? XENBUS_INFO_CDROM : 0u) |
                     (vbd->node.removable ? XENBUS_INFO_REMOVABLE : 0u) |
                     (properties->readonly ? XENBUS_INFO_READONLY : 0u);
-    char sectors[24], physical[16], info_text[16];
+    char sectors[24], physical[16], info_text[16], indirect[16], granularity[16];
+    /* Zeros are written out: Mini-OS takes a feature that is not there for one that is. */
     const struct vbd_write writes[] = {
-        {KEY_FEATURE_BARRIER, "0"}, {KEY_FEATURE_FLUSH, properties->flush ? "1" : "0"},
-        {KEY_FEATURE_DISCARD, "0"}, {KEY_FEATURE_PERSISTENT, "0"},
-        {KEY_MAX_INDIRECT, "0"},    {KEY_SECTORS, sectors},
-        {KEY_SECTOR_SIZE, "512"},   {KEY_PHYSICAL_SECTOR, physical},
+        {KEY_FEATURE_BARRIER, "0"},
+        {KEY_FEATURE_FLUSH, properties->flush ? "1" : "0"},
+        {KEY_FEATURE_DISCARD, offers_discard(vbd) ? "1" : "0"},
+        {KEY_DISCARD_GRANULARITY, granularity},
+        {KEY_DISCARD_ALIGNMENT, "0"},
+        {KEY_DISCARD_SECURE, "0"},
+        {KEY_FEATURE_PERSISTENT, "0"},
+        {KEY_MAX_INDIRECT, indirect},
+        {KEY_SECTORS, sectors},
+        {KEY_SECTOR_SIZE, "512"},
+        {KEY_PHYSICAL_SECTOR, physical},
         {KEY_INFO, info_text},
     };
 
     snprintf(sectors, sizeof(sectors), "%" PRIu64, properties->capacity_sectors);
     snprintf(physical, sizeof(physical), "%" PRIu32, properties->physical_sector_bytes);
     snprintf(info_text, sizeof(info_text), "%u", info);
+    snprintf(indirect, sizeof(indirect), "%u", vbd->order.indirect_segments);
+    snprintf(granularity, sizeof(granularity), "%" PRIu32, properties->discard_granularity_bytes);
     if (go(vbd, seen, XENBUS_CONNECTED, writes, sizeof(writes) / sizeof(*writes)) < 0)
         return;
+    vbd->shown_sectors = properties->capacity_sectors;
     vbd_set_state(vbd, VBD_SERVING);
     vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, NULL);
     log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name,
@@ -258,6 +311,21 @@ static void do_serve(struct vbd *vbd, const struct vbd_seen *seen)
                 blkif_abi_name(vbd->order.abi), properties->readonly ? "read-only" : "writable",
                 vbd->order.queue_count, vbd->order.queue_count == 1 ? "" : "s",
                 vbd->order.queue[0].page_count, vbd->order.queue[0].page_count == 1 ? "" : "s");
+}
+
+/* The export has grown: frontends look at `sectors` again when state 4 is written once more. */
+void vbd_show_size(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    const struct disk_properties *properties = &vbd->report.properties;
+    char sectors[24];
+    const struct vbd_write write = {KEY_SECTORS, sectors};
+
+    if (vbd->state != VBD_SERVING || seen->own != XENBUS_CONNECTED ||
+        vbd->shown_sectors == properties->capacity_sectors)
+        return;
+    snprintf(sectors, sizeof(sectors), "%" PRIu64, properties->capacity_sectors);
+    if (go(vbd, seen, XENBUS_CONNECTED, &write, 1) == 0)
+        vbd->shown_sectors = properties->capacity_sectors;
 }
 
 static void do_closing(struct vbd *vbd, const struct vbd_seen *seen)

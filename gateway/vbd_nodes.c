@@ -159,6 +159,10 @@ int vbd_nodes_find(struct store *store, const struct config *config, enum vbd_ki
     ret = read_is(store, back, KEY_REMOVABLE, "1", &node.removable);
     if (ret < 0)
         goto out;
+    ret = read_is(store, back, KEY_DISCARD_ENABLE, "0", &node.discard);
+    if (ret < 0)
+        goto out;
+    node.discard = !node.discard; /* absent means yes */
     *ret_node = node;
     return 0;
 out:

@@ -32,6 +32,7 @@ struct vbd_node {
     bool readonly;
     bool cdrom;
     bool removable;
+    bool discard; /* the toolstack does not forbid it */
 };
 
 /* -ENOENT: not ours (or not whole yet): leave it alone. */

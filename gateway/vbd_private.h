@@ -43,6 +43,7 @@ struct vbd {
     bool spent;
     bool unclean;
     bool resumed;
+    bool offered;  /* the limits in B are ours, or read */
     bool waiting;  /* for another vbd to let go of the export */
     bool removing; /* B is to be removed when the timer fires */
     bool orphan;   /* xenstored lost B; served on */
@@ -52,6 +53,7 @@ struct vbd {
     struct disklink *link; /* NULL before the first OPEN */
     struct disk_order order;
     struct disk_report report; /* of this life */
+    uint64_t shown_sectors;    /* in `sectors` */
     bool served;               /* rings were served in this life: FAIL is due before CLOSE */
     bool release;              /* CLOSING for a stop: leave the mark of it */
 };
@@ -69,6 +71,8 @@ void vbd_end_device(struct vbd *vbd);
 void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action action);
 /* -ESTALE: B is not the device that was found any more, and nothing was written. */
 int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen);
+void vbd_show_limits(struct vbd *vbd, const struct vbd_seen *seen);
+void vbd_show_size(struct vbd *vbd, const struct vbd_seen *seen);
 /* Reading or writing went wrong and nothing was changed: sees to it that it is tried again. */
 void vbd_not_now(struct vbd *vbd, const char *what, int error);
 

@@ -30,7 +30,7 @@ struct worker {
     struct mailbox_item placed_item;
 };
 
-/* One round over all disks that have something to do: two grant-copy calls at most. */
+/* One round over all disks that have something to do: three grant-copy calls at most. */
 static void round_run(struct worker *worker)
 {
     struct disk *disk;
@@ -45,6 +45,9 @@ static void round_run(struct worker *worker)
     }
     list_each (node, &disks)
         disk_take(disk_of_place(node));
+    grants_run(worker->home.grants, GRANTS_FROM_GUEST);
+    list_each (node, &disks)
+        disk_read(disk_of_place(node));
     list_each (node, &disks)
         disk_start(disk_of_place(node));
     grants_run(worker->home.grants, GRANTS_FROM_GUEST);

@@ -1,6 +1,7 @@
 #include "proto/blkif.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -15,7 +16,9 @@ enum {
     AT_INDIRECT_OP = 1,          /* u8 */
     AT_INDIRECT_NR_SEGMENTS = 2, /* u16 */
 
-    SEG_BYTES = 8,
+    INDIRECT_GREFS_AT_REST = 4, /* behind the handle and its padding */
+
+    SEG_BYTES = LIMIT_SEGMENT_BYTES,
     SEG_AT_GREF = 0,
     SEG_AT_FIRST = 4,
     SEG_AT_LAST = 5,
@@ -31,7 +34,7 @@ static const struct layout {
     uint8_t slot_bytes;
     uint8_t at_id;
     uint8_t at_sector;
-    uint8_t at_rest; /* seg[], or nr_sectors of DISCARD */
+    uint8_t at_rest; /* seg[], nr_sectors of DISCARD, handle of INDIRECT */
 } layouts[] = {
     [BLKIF_ABI_X86_64] = {"x86_64-abi", 112, 8, 16, 24},
     [BLKIF_ABI_X86_32] = {"x86_32-abi", 108, 4, 12, 20},
@@ -93,14 +96,16 @@ uint32_t blkif_slot_bytes(enum blkif_abi abi)
     return layouts[abi].slot_bytes;
 }
 
-static void decode_segments(const uint8_t *at, struct blkif_req *req)
-{
-    for (uint16_t i = 0; i < req->segment_count && i < LIMIT_SEGMENTS_DIRECT; i++) {
-        const uint8_t *seg = at + (size_t)i * SEG_BYTES;
+/* In place is allowed: a segment is read whole before it is written where it was read. */
+_Static_assert(sizeof(struct blkif_seg) == SEG_BYTES, "descriptors are decoded in place");
 
-        req->seg[i].gref = load32(seg + SEG_AT_GREF);
-        req->seg[i].first_sect = seg[SEG_AT_FIRST];
-        req->seg[i].last_sect = seg[SEG_AT_LAST];
+void blkif_segs_decode(const uint8_t *bytes, uint16_t count, struct blkif_seg *segs)
+{
+    for (uint16_t i = 0; i < count; i++) {
+        const uint8_t *at = bytes + (size_t)i * SEG_BYTES;
+        struct blkif_seg seg = {load32(at + SEG_AT_GREF), at[SEG_AT_FIRST], at[SEG_AT_LAST]};
+
+        segs[i] = seg;
     }
 }
 
@@ -123,48 +128,93 @@ void blkif_req_decode(enum blkif_abi abi, const uint8_t slot[static LIMIT_SLOT_B
         break;
     case BLKIF_INDIRECT:
         /* Linux disables a disk for good whose response carries INDIRECT itself. */
-        ret_req->answer_op = slot[AT_INDIRECT_OP];
+        ret_req->indirect = true;
+        ret_req->op = ret_req->answer_op = slot[AT_INDIRECT_OP];
         ret_req->segment_count = load16(slot + AT_INDIRECT_NR_SEGMENTS);
+        ret_req->indirect_ref = load32(slot + layout->at_rest + INDIRECT_GREFS_AT_REST);
         break;
     default:
         ret_req->segment_count = slot[AT_NR_SEGMENTS];
-        decode_segments(slot + layout->at_rest, ret_req);
+        blkif_segs_decode(slot + layout->at_rest,
+                          ret_req->segment_count < LIMIT_SEGMENTS_DIRECT ? ret_req->segment_count
+                                                                         : LIMIT_SEGMENTS_DIRECT,
+                          ret_req->seg);
     }
 }
 
-/* READ and WRITE. */
-static enum blkif_status check_transfer(struct blkif_req *req, const struct blkif_limits *limits)
+static bool in_range(uint64_t sector, uint64_t sector_count, const struct blkif_limits *limits)
+{
+    /* By differences: sector + sector_count may wrap. */
+    return sector_count <= limits->capacity_sectors &&
+           sector <= limits->capacity_sectors - sector_count;
+}
+
+enum blkif_status blkif_segs_check(struct blkif_req *req, const struct blkif_seg *segs,
+                                   const struct blkif_limits *limits)
 {
     uint64_t sector_count = 0;
 
-    if (req->op == BLKIF_WRITE && limits->readonly)
-        return BLKIF_ERROR;
-    if (req->segment_count == 0 || req->segment_count > LIMIT_SEGMENTS_DIRECT)
-        return BLKIF_ERROR;
     for (uint16_t i = 0; i < req->segment_count; i++) {
-        const struct blkif_seg *seg = &req->seg[i];
+        const struct blkif_seg *seg = &segs[i];
 
         if (seg->last_sect >= LIMIT_PAGE_SECTORS || seg->first_sect > seg->last_sect)
             return BLKIF_ERROR;
         sector_count += seg->last_sect - seg->first_sect + 1U;
     }
-    /* By differences: sector + sector_count may wrap. */
-    if (sector_count > limits->capacity_sectors ||
-        req->sector > limits->capacity_sectors - sector_count)
+    if (!in_range(req->sector, sector_count, limits))
         return BLKIF_ERROR;
     req->sector_count = sector_count;
     return BLKIF_OKAY;
 }
 
+/* READ, WRITE, and FLUSH with data. */
+static enum blkif_status check_transfer(struct blkif_req *req, const struct blkif_limits *limits)
+{
+    if (req->op != BLKIF_READ && limits->readonly)
+        return BLKIF_ERROR;
+    if (req->segment_count == 0 || req->segment_count > LIMIT_SEGMENTS_DIRECT)
+        return BLKIF_ERROR;
+    return blkif_segs_check(req, req->seg, limits);
+}
+
+static enum blkif_status check_indirect(struct blkif_req *req, const struct blkif_limits *limits)
+{
+    if (limits->indirect_segments == 0)
+        return BLKIF_EOPNOTSUPP;
+    if (req->op != BLKIF_READ && (req->op != BLKIF_WRITE || limits->readonly))
+        return BLKIF_ERROR;
+    if (req->segment_count == 0 || req->segment_count > limits->indirect_segments ||
+        !in_range(req->sector, req->segment_count, limits)) /* a segment is a sector at least */
+        return BLKIF_ERROR;
+    req->sector_count = (uint64_t)req->segment_count * LIMIT_PAGE_SECTORS;
+    return BLKIF_OKAY;
+}
+
+static enum blkif_status check_discard(const struct blkif_req *req,
+                                       const struct blkif_limits *limits)
+{
+    if (limits->readonly) /* CVE-2013-2140 */
+        return BLKIF_ERROR;
+    if (!limits->can_discard)
+        return BLKIF_EOPNOTSUPP;
+    if (req->sector_count == 0 || !in_range(req->sector, req->sector_count, limits))
+        return BLKIF_ERROR;
+    return BLKIF_OKAY;
+}
+
 enum blkif_status blkif_req_check(struct blkif_req *req, const struct blkif_limits *limits)
 {
+    if (req->indirect)
+        return check_indirect(req, limits);
     switch (req->op) {
     case BLKIF_READ:
     case BLKIF_WRITE: return check_transfer(req, limits);
+    case BLKIF_DISCARD: return check_discard(req, limits);
     case BLKIF_FLUSH:
-        /* With segments it is a write as well, and that is not one of ours yet. */
-        if (req->segment_count != 0 || !limits->can_flush)
+        if (!limits->can_flush)
             return BLKIF_EOPNOTSUPP;
+        if (req->segment_count > 0)
+            return check_transfer(req, limits);
         req->sector_count = 0;
         return BLKIF_OKAY;
     default: return BLKIF_EOPNOTSUPP;

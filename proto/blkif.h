@@ -53,11 +53,13 @@ struct blkif_seg {
 struct blkif_req {
     uint64_t id;
     uint64_t sector;        /* first sector on the disk */
-    uint64_t sector_count;  /* DISCARD: as named; else set by blkif_req_check from the segments */
+    uint64_t sector_count;  /* DISCARD: as named; else from the segments, set by the checks */
+    uint32_t indirect_ref;  /* INDIRECT: the frame of segment descriptors (see LIMIT_SEGMENTS) */
     uint16_t segment_count; /* as the guest named it: may exceed seg[] until checked */
-    uint8_t op;             /* as in the slot, enum blkif_op or junk */
-    uint8_t answer_op;      /* what the response must carry: the inner op of INDIRECT, else op */
+    uint8_t op;             /* what to do, enum blkif_op or junk: INDIRECT's inner operation */
+    uint8_t answer_op;      /* what the response must carry: the same */
     uint8_t flag;           /* DISCARD */
+    bool indirect;          /* came as INDIRECT: seg[] is unused, the descriptors lie in a frame */
     struct blkif_seg seg[LIMIT_SEGMENTS_DIRECT];
 };
 
@@ -66,6 +68,8 @@ struct blkif_limits {
     uint64_t capacity_sectors;
     bool readonly;
     bool can_flush; /* FLUSH is answered honestly: the server flushes or every write is durable */
+    bool can_discard;
+    uint16_t indirect_segments; /* the most an INDIRECT request may have; 0: not offered */
 };
 
 /* The ABI named by xenstore's `protocol`; NULL (absent) is what Linux takes it for: x86_32 on an
@@ -80,10 +84,24 @@ uint32_t blkif_slot_bytes(enum blkif_abi abi);
 void blkif_req_decode(enum blkif_abi abi, const uint8_t slot[static LIMIT_SLOT_BYTES],
                       struct blkif_req *ret_req);
 
-/* BLKIF_OKAY: the request may be carried out as it stands, sector_count is set. Otherwise the
+/*
+ * BLKIF_OKAY: the request may be carried out as it stands, sector_count is set. Otherwise the
  * status to answer with: ERROR for what is malformed, out of range or a write to a read-only disk,
- * EOPNOTSUPP for operations this disk does not have. */
+ * EOPNOTSUPP for operations this disk does not have.
+ *
+ * Of an indirect request only what its slot says can be checked: sector_count is then the most that
+ * its segments can move, and blkif_segs_check has the last word.
+ */
 enum blkif_status blkif_req_check(struct blkif_req *req, const struct blkif_limits *limits);
+
+/* Turns `count` segment descriptors, as copied from an indirect frame, into segments; `segs` may be
+ * the same memory (law 3: a private copy, never the frame itself). */
+void blkif_segs_decode(const uint8_t *bytes, uint16_t count, struct blkif_seg *segs);
+
+/* The segments of a READ, WRITE or FLUSH with data: each within its frame, all within the disk.
+ * Sets sector_count. */
+enum blkif_status blkif_segs_check(struct blkif_req *req, const struct blkif_seg *segs,
+                                   const struct blkif_limits *limits);
 
 /* Writes a response into a (shared) slot: id, operation, status; no padding, nothing beyond. */
 void blkif_rsp_encode(enum blkif_abi abi, volatile uint8_t *slot, uint64_t id, uint8_t op,

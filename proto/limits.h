@@ -9,21 +9,30 @@
 
 enum limits {
     /* -- sizes given by the interfaces we speak -------------------------------------------- */
-    LIMIT_SECTOR_BYTES = 512,    /* blkif counts in 512-byte sectors whatever the disk is */
-    LIMIT_PAGE_BYTES = 4096,     /* a grant is one 4 KiB frame on x86 and arm alike */
-    LIMIT_PAGE_SECTORS = 8,      /* last_sect may be 7 at most */
-    LIMIT_SEGMENTS_DIRECT = 11,  /* BLKIF_MAX_SEGMENTS_PER_REQUEST, fixed by the slot's size */
-    LIMIT_SLOT_BYTES = 112,      /* the largest ring slot of the three ABIs */
+    LIMIT_SECTOR_BYTES = 512,   /* blkif counts in 512-byte sectors whatever the disk is */
+    LIMIT_PAGE_BYTES = 4096,    /* a grant is one 4 KiB frame on x86 and arm alike */
+    LIMIT_PAGE_SECTORS = 8,     /* last_sect may be 7 at most */
+    LIMIT_SEGMENTS_DIRECT = 11, /* BLKIF_MAX_SEGMENTS_PER_REQUEST, fixed by the slot's size */
+    LIMIT_SEGMENTS = 256,       /* of an INDIRECT request: what xen-blkback offers (1 MiB), so what
+                                   guests may use; 512 would still fit in one frame */
+    LIMIT_SEGMENT_BYTES = 8,    /* one descriptor in an indirect frame */
+    LIMIT_SLOT_BYTES = 112,     /* the largest ring slot of the three ABIs */
+    LIMIT_RING_ORDER = 4,
     LIMIT_RING_PAGES = 16,       /* ring order 4: what xen-blkback offers, so what guests may use */
     LIMIT_RING_SLOTS = 512,      /* 16 pages of 112- or 108-byte slots, rounded down to 2^n */
     LIMIT_GRANT_COPY_BATCH = 16, /* gntdev's operations in one hypercall (GNTDEV_COPY_BATCH) */
     LIMIT_XENSTORE_BYTES = 2048, /* the longest value a xenstore client may write by quota */
-    LIMIT_XENSTORE_PATH_BYTES = 512,      /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
-    LIMIT_EXPORT_NAME_BYTES = 4096,       /* NBD's longest export name */
-    LIMIT_COMMAND_FLOOR_BYTES = 64 << 10, /* a server must take one whole request: 44 KiB */
+    LIMIT_XENSTORE_PATH_BYTES = 512,   /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
+    LIMIT_EXPORT_NAME_BYTES = 4096,    /* NBD's longest export name */
+    LIMIT_COMMAND_BYTES = 1 << 25,     /* 32 MiB: a longer write makes qemu-nbd hang up */
+    LIMIT_COMMAND_FLOOR_BYTES = 4096,  /* a server that fails this for its size fails all */
+    LIMIT_GRANULARITY_BYTES = 1 << 20, /* discard granularity: beyond it guests stop trimming */
+    LIMIT_TRIM_BYTES = 1 << 30,        /* NBD's lengths are 32 bits; a round number below */
 
     /* -- what one guest may use -------------------------------------------------------------- */
     LIMIT_QUEUES = 16,        /* rings of one disk; beyond a host's CPUs they bring nothing */
+    LIMIT_DESCRIPTORS = 128,  /* indirect requests of one disk whose descriptors are read (a page of
+                                 the slab each): twice what can be at the server */
     LIMIT_REASON_BYTES = 192, /* an error text in xenstore and log: one line on a terminal */
 
     /* -- the daemon -------------------------------------------------------------------------- */

@@ -30,11 +30,11 @@ check_directions() {
     only 'libnbd.h' 'gateway/(nbdconn|resolve|target).c'
     only 'xengnttab.h' 'gateway/grants.c'
     only 'xenevtchn.h' 'gateway/evtchn.c'
-    only 'xenstore.h' 'gateway/xs.c'
+    only 'xenstore.h' 'gateway/(xs|cli/nodes).c'
     only 'ini.h' 'gateway/config.c'
-    only 'ev.h' 'gateway/(mailbox|evtchn|nbdconn|disk|worker|backend|vbd|vbd_act|xs).c|gateway/vbd_private.h'
+    only 'ev.h' 'gateway/((mailbox|evtchn|nbdconn|disk|worker|backend|vbd|vbd_act|xs).c|(disk|vbd)_private.h)'
     only 'gateway/(queue|target|nbdconn|grants|evtchn|slab|request).h' \
-        'gateway/(queue|target|nbdconn|grants|evtchn|slab|request|disk|worker)\.[ch]'
+        'gateway/(queue|target|nbdconn|grants|evtchn|slab|request|disk[a-z_]*|worker)\.[ch]'
     only 'gateway/(vbd|xs).h' 'gateway/(vbd[a-z_]*|xs|backend)\.[ch]'
     only 'gateway/backend.h' 'gateway/(backend|main)\.[ch]'
 }

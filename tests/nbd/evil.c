@@ -6,7 +6,7 @@
  *
  * Faults that change what it says of itself:
  *      no-flush, no-fua, readonly, min-block=N, max-block=N, silent (accepts, never speaks),
- *      no-export (every export is unknown)
+ *      no-export (every export is unknown), trim (offers TRIM, and zeroes)
  * Faults at the N-th command of a connection (counted from 1; default 1) and ever after:
  *      close=N         closes the connection instead of replying
  *      eof=N           half a reply header, then closes
@@ -18,12 +18,15 @@
  *      shutdown=N      replies ESHUTDOWN
  * Faults of one kind of command:
  *      read-eio, write-eio, write-enospc, flush-eio   every such command fails
+ *      too-long=N      commands of more than N bytes fail with EINVAL, as do reads and writes of
+ *                      more than max-block; says "too long: N bytes" on stderr for each
  *
  * Connections are served by threads over one image. It ends with its parent, or by SIGTERM.
  */
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -52,10 +55,12 @@ enum {
     CMD_WRITE = 1,
     CMD_DISC = 2,
     CMD_FLUSH = 3,
+    CMD_TRIM = 4,
     EXPORT_HAS_FLAGS = 1,
     EXPORT_READ_ONLY = 2,
     EXPORT_FLUSH = 4,
     EXPORT_FUA = 8,
+    EXPORT_TRIM = 32,
 };
 #define REP_ERR_UNSUP   (1u | 1u << 31)
 #define REP_ERR_UNKNOWN (6u | 1u << 31)
@@ -78,8 +83,8 @@ struct reply {
 
 static uint8_t *image;
 static uint64_t size = 1 << 20;
-static uint32_t min_block, max_block;
-static bool no_flush, no_fua, readonly, silent, no_export;
+static uint32_t min_block, max_block, too_long = UINT32_MAX;
+static bool no_flush, no_fua, readonly, silent, no_export, trim;
 static bool read_eio, write_eio, write_enospc, flush_eio;
 
 enum fault { CLOSE, END, HALF, STALL, MAGIC, COOKIE, TWICE, SHUTDOWN, FAULTS };
@@ -114,7 +119,8 @@ static bool put(int fd, const void *from, size_t bytes)
 static uint16_t export_flags(void)
 {
     return (uint16_t)(EXPORT_HAS_FLAGS | (readonly ? EXPORT_READ_ONLY : 0) |
-                      (no_flush ? 0 : EXPORT_FLUSH) | (no_fua ? 0 : EXPORT_FUA));
+                      (no_flush ? 0 : EXPORT_FLUSH) | (no_fua ? 0 : EXPORT_FUA) |
+                      (trim ? EXPORT_TRIM : 0));
 }
 
 static bool option_reply(int fd, uint32_t option, uint32_t type, const void *data, uint32_t bytes)
@@ -130,6 +136,9 @@ static bool option_reply(int fd, uint32_t option, uint32_t type, const void *dat
 
 static bool reply_info(int fd, uint32_t option)
 {
+    uint32_t preferred = min_block > 4096                ? min_block
+                         : max_block && max_block < 4096 ? max_block
+                                                         : 4096;
     struct {
         uint16_t type;
         uint64_t size;
@@ -138,9 +147,8 @@ static bool reply_info(int fd, uint32_t option)
     struct {
         uint16_t type;
         uint32_t min, preferred, max;
-    } __attribute__((packed))
-    block = {htons(INFO_BLOCK_SIZE), htonl(min_block ? min_block : 1),
-             htonl(min_block > 4096 ? min_block : 4096), htonl(max_block ? max_block : 1 << 25)};
+    } __attribute__((packed)) block = {htons(INFO_BLOCK_SIZE), htonl(min_block ? min_block : 1),
+                                       htonl(preferred), htonl(max_block ? max_block : 1 << 25)};
 
     if (!option_reply(fd, option, REP_INFO, &export, sizeof export))
         return false;
@@ -200,7 +208,17 @@ static uint32_t execute(const struct request *request, uint8_t *data)
     uint32_t length = ntohl(request->length);
     uint64_t offset = be64toh(request->offset);
 
+    if (length > too_long ||
+        (max_block && length > max_block && ntohs(request->type) != CMD_TRIM)) {
+        fprintf(stderr, "too long: %" PRIu32 " bytes\n", length);
+        return EINVAL;
+    }
     switch (ntohs(request->type)) {
+    case CMD_TRIM:
+        if (!trim || offset > size || length > size - offset)
+            return EINVAL;
+        memset(image + offset, 0, length);
+        return 0;
     case CMD_READ:
         if (read_eio || offset > size || length > size - offset)
             return EIO;
@@ -269,7 +287,8 @@ static void *serve(void *arg)
     while (get(fd, &request, sizeof request) && request.magic == htonl(MAGIC_REQUEST)) {
         uint32_t length = ntohl(request.length), error;
 
-        if (ntohs(request.type) == CMD_DISC || length > 1 << 25 ||
+        if (ntohs(request.type) == CMD_DISC ||
+            (length > 1 << 25 && ntohs(request.type) != CMD_TRIM) ||
             (ntohs(request.type) == CMD_WRITE && !get(fd, data, length)))
             break;
         error = execute(&request, data);
@@ -297,7 +316,7 @@ static void set_fault(const char *text)
                  {"readonly", &readonly},   {"silent", &silent},
                  {"read-eio", &read_eio},   {"write-eio", &write_eio},
                  {"no-export", &no_export}, {"write-enospc", &write_enospc},
-                 {"flush-eio", &flush_eio}};
+                 {"flush-eio", &flush_eio}, {"trim", &trim}};
     const char *equals = strchr(text, '=');
     size_t length = equals ? (size_t)(equals - text) : strlen(text);
     uint64_t number = equals ? strtoull(equals + 1, NULL, 10) : 1;
@@ -318,6 +337,8 @@ static void set_fault(const char *text)
         min_block = (uint32_t)number;
     else if (strncmp(text, "max-block=", 10) == 0)
         max_block = (uint32_t)number;
+    else if (strncmp(text, "too-long=", 9) == 0)
+        too_long = (uint32_t)number;
     else
         usage();
 }

@@ -62,6 +62,8 @@ static struct config_disk config_disks[] = {
 static const struct config config = {
     .workers = 1,
     .connect_timeout_ms = 1000,
+    .queues = 1,
+    .indirect_segments = 64,
     .disk_count = sizeof(config_disks) / sizeof(*config_disks),
     .disks = config_disks,
 };
@@ -236,7 +238,7 @@ static void connects(void **state)
     wait_b(r, "blkgate-status", "ready");
     wait_b(r, "max-ring-page-order", "0");
     wait_b(r, "multi-queue-max-queues", "1");
-    wait_b(r, "feature-max-indirect-segments", "0");
+    wait_b(r, "feature-max-indirect-segments", "64");
     be_stays(r, "2");
     fe_rings(r, "8", "3", "3");
     wait_be(r, "4");
@@ -248,6 +250,9 @@ static void connects(void **state)
     wait_b(r, "feature-barrier", "0");
     wait_b(r, "feature-persistent", "0");
     wait_b(r, "feature-discard", "0");
+    wait_b(r, "discard-secure", "0");
+    wait_b(r, "feature-max-indirect-segments", "64");
+    assert_int_equal(r->worker->connect.indirect_segments, 64);
     assert_int_equal(r->worker->connect.abi, BLKIF_ABI_X86_64);
     assert_int_equal(r->worker->connect.queue_count, 1);
     assert_int_equal(r->worker->connect.queue[0].page_count, 1);
@@ -374,12 +379,38 @@ static void a_script_opens_the_gate(void **state)
     wait_b(r, "blkgate-status", "ready");
     be_stays(r, "1");
     put(r, r->disk.backend, "max-ring-page-order", "4"); /* xen-blkback */
+    put(r, r->disk.backend, "multi-queue-max-queues", "2");
     put(r, r->disk.backend, "state", "2");
+    wait_b(r, "max-ring-page-order", "0"); /* ours, before the guest begins */
+    wait_b(r, "multi-queue-max-queues", "1");
     fe_rings(r, "8", "3", "3");
     be_stays(r, "2");
     tool_hotplug_done(&r->disk);
     wait_be(r, "4");
-    wait_b(r, "max-ring-page-order", "4"); /* as the guest read it */
+}
+
+/* A guest that runs may have read xen-blkback's limits before ours were there. */
+static void what_xen_blkback_offered_is_served(void **state)
+{
+    struct room *r = *state;
+
+    attach(r, "vbd", "root", "block-blkgate");
+    wait_b(r, "blkgate-status", "ready");
+    put(r, r->disk.backend, "max-ring-page-order", "4");
+    put(r, r->disk.backend, "state", "2");
+    wait_b(r, "max-ring-page-order", "0");
+    put(r, r->disk.frontend, "ring-page-order", "1");
+    put(r, r->disk.frontend, "ring-ref0", "8");
+    put(r, r->disk.frontend, "ring-ref1", "9");
+    put(r, r->disk.frontend, "event-channel", "3");
+    put(r, r->disk.frontend, "protocol", "x86_64-abi");
+    fe(r, "3");
+    tool_hotplug_done(&r->disk);
+    wait_be(r, "4");
+    /* Once: they are not written under a guest that uses them. */
+    put(r, r->disk.backend, "max-ring-page-order", "4");
+    be_stays(r, "4");
+    wait_b(r, "max-ring-page-order", "4");
 }
 
 static void without_blkback_state_2_is_ours_after_a_while(void **state)
@@ -1339,6 +1370,7 @@ int main(int argc, char **argv)
         TEST(what_is_not_ours_is_left_alone),
         TEST(junk_beside_our_nodes_is_ignored),
         TEST(a_script_opens_the_gate),
+        TEST(what_xen_blkback_offered_is_served),
         TEST(without_blkback_state_2_is_ours_after_a_while),
         TEST(the_script_hears_of_an_unknown_disk),
         TEST(the_script_hears_of_an_unreachable_server),

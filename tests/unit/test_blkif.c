@@ -144,7 +144,7 @@ static bool is_i386(enum blkif_abi abi)
 
 #define FILL_INDIRECT(raw)                       \
     do {                                         \
-        (raw)->operation = req->op;              \
+        (raw)->operation = BLKIF_OP_INDIRECT;    \
         (raw)->indirect_op = req->answer_op;     \
         (raw)->nr_segments = req->segment_count; \
         (raw)->id = req->id;                     \
@@ -164,7 +164,7 @@ static void fill_native(uint8_t slot[static LIMIT_SLOT_BYTES], const struct blki
     memset(&raw, JUNK, sizeof(raw));
     if (req->op == BLKIF_OP_DISCARD)
         FILL_DISCARD(&raw.discard);
-    else if (req->op == BLKIF_OP_INDIRECT)
+    else if (req->indirect)
         FILL_INDIRECT(&raw.indirect);
     else
         FILL_TRANSFER(&raw.transfer);
@@ -182,7 +182,7 @@ static void fill_i386(uint8_t slot[static LIMIT_SLOT_BYTES], const struct blkif_
     memset(&raw, JUNK, sizeof(raw));
     if (req->op == BLKIF_OP_DISCARD)
         FILL_DISCARD(&raw.discard);
-    else if (req->op == BLKIF_OP_INDIRECT)
+    else if (req->indirect)
         FILL_INDIRECT(&raw.indirect);
     else
         FILL_TRANSFER(&raw.transfer);
@@ -208,6 +208,8 @@ static void assert_req_equal(const struct blkif_req *got, const struct blkif_req
     assert_int_equal(got->op, want->op);
     assert_int_equal(got->answer_op, want->answer_op);
     assert_int_equal(got->flag, want->flag);
+    assert_int_equal(got->indirect, want->indirect);
+    assert_int_equal(got->indirect_ref, want->indirect_ref);
     for (unsigned int i = 0; i < LIMIT_SEGMENTS_DIRECT; i++) {
         assert_int_equal(got->seg[i].gref, want->seg[i].gref);
         assert_int_equal(got->seg[i].first_sect, want->seg[i].first_sect);
@@ -326,7 +328,9 @@ static const struct golden {
      {.id = 4,
       .sector = 0x2000,
       .segment_count = 256,
-      .op = BLKIF_INDIRECT,
+      .indirect_ref = 0x11223344,
+      .indirect = true,
+      .op = BLKIF_WRITE,
       .answer_op = BLKIF_WRITE},
      "0601 0001 a5a5a5a5 0400000000000000 0020000000000000 00ca a5a5 44332211 a5a5a5a5",
      "0601 0001 0400000000000000 0020000000000000 00ca a5a5 44332211 a5a5a5a5"},
@@ -404,8 +408,11 @@ static void test_decode_keeps_the_whole_indirect_count(void **state)
 {
     (void)state;
     for (size_t a = 0; a < ARRAY_LENGTH(abis); a++) {
-        struct blkif_req want = {
-            .op = BLKIF_INDIRECT, .answer_op = 0xee, .segment_count = UINT16_MAX};
+        struct blkif_req want = {.indirect = true,
+                                 .indirect_ref = 0x11223344,
+                                 .op = 0xee,
+                                 .answer_op = 0xee,
+                                 .segment_count = UINT16_MAX};
         uint8_t slot[LIMIT_SLOT_BYTES];
         struct blkif_req req;
 
@@ -445,6 +452,10 @@ static void test_any_bytes_decode_to_something(void **state)
 /* ---- checking ---- */
 
 static const struct blkif_limits writable = {.capacity_sectors = 1000, .can_flush = true};
+static const struct blkif_limits full = {.capacity_sectors = 1000,
+                                         .can_flush = true,
+                                         .can_discard = true,
+                                         .indirect_segments = LIMIT_SEGMENTS};
 static const struct blkif_limits readonly = {
     .capacity_sectors = 1000, .readonly = true, .can_flush = true};
 static const struct blkif_limits unflushable = {.capacity_sectors = 1000};
@@ -508,14 +519,16 @@ static const struct check_case {
     {"flush of a read-only disk", &readonly, BLKIF_FLUSH, 0, {0, 0, 0}, 0, BLKIF_OKAY, 0},
     /* Okay would be a lie. */
     {"flush not had", &unflushable, BLKIF_FLUSH, 0, {0, 0, 0}, 0, BLKIF_EOPNOTSUPP, 0},
-    {"flush with data", &writable, BLKIF_FLUSH, 1, {1, 0, 7}, 0, BLKIF_EOPNOTSUPP, 0},
-    {"flush with data, read-only", &readonly, BLKIF_FLUSH, 1, {1, 0, 7}, 0, BLKIF_EOPNOTSUPP, 0},
+    {"flush with data", &writable, BLKIF_FLUSH, 1, {1, 0, 7}, 8, BLKIF_OKAY, 8},
+    {"flush with data, not had", &unflushable, BLKIF_FLUSH, 1, {1, 0, 7}, 0, BLKIF_EOPNOTSUPP, 0},
+    {"flush with data, read-only", &readonly, BLKIF_FLUSH, 1, {1, 0, 7}, 0, BLKIF_ERROR, 0},
+    {"flush with data, beyond", &writable, BLKIF_FLUSH, 1, {1, 0, 7}, 993, BLKIF_ERROR, 0},
+    {"flush with 12 segments", &writable, BLKIF_FLUSH, 12, {1, 0, 7}, 0, BLKIF_ERROR, 0},
 
     {"barrier", &writable, BLKIF_WRITE_BARRIER, 1, {1, 0, 7}, 0, BLKIF_EOPNOTSUPP, 0},
     {"empty barrier", &writable, BLKIF_WRITE_BARRIER, 0, {1, 0, 7}, 0, BLKIF_EOPNOTSUPP, 0},
     {"packet", &writable, BLKIF_PACKET, 1, {1, 0, 7}, 0, BLKIF_EOPNOTSUPP, 0},
     {"discard", &writable, BLKIF_DISCARD, 0, {0, 0, 0}, 0, BLKIF_EOPNOTSUPP, 0},
-    {"indirect", &writable, BLKIF_INDIRECT, 32, {0, 0, 0}, 0, BLKIF_EOPNOTSUPP, 0},
     /* tapdisk's ERROR to an unknown operation crashed guests (CA-416464). */
     {"op 7", &writable, 7, 1, {1, 0, 7}, 0, BLKIF_EOPNOTSUPP, 0},
     {"op 255", &writable, 255, 255, {1, 9, 1}, UINT64_MAX, BLKIF_EOPNOTSUPP, 0},
@@ -538,6 +551,120 @@ static void test_every_good_and_bad_request(void **state)
             fail_msg("%s: answered %d, not %d", c->name, status, c->want);
         if (status == BLKIF_OKAY && req.sector_count != c->sector_count)
             fail_msg("%s: %llu sectors", c->name, (unsigned long long)req.sector_count);
+    }
+}
+
+/* By what the slot says alone; the segments come later. */
+static void test_indirect_is_bounded_before_its_descriptors_are_read(void **state)
+{
+    static const struct {
+        const struct blkif_limits *limits;
+        uint8_t op;
+        uint16_t segments;
+        uint64_t sector;
+        enum blkif_status want;
+    } cases[] = {
+        {&full, BLKIF_READ, 1, 0, BLKIF_OKAY},
+        {&full, BLKIF_WRITE, 12, 999 - 11, BLKIF_OKAY},
+        {&full, BLKIF_READ, LIMIT_SEGMENTS, 0, BLKIF_OKAY},
+        {&writable, BLKIF_READ, 1, 0, BLKIF_EOPNOTSUPP}, /* not offered */
+        {&full, BLKIF_READ, 0, 0, BLKIF_ERROR},
+        {&full, BLKIF_READ, LIMIT_SEGMENTS + 1, 0, BLKIF_ERROR},
+        {&full, BLKIF_WRITE, UINT16_MAX, 0, BLKIF_ERROR},
+        {&full, BLKIF_WRITE, 12, 999, BLKIF_ERROR},
+        {&full, BLKIF_READ, 1, UINT64_MAX, BLKIF_ERROR},
+        {&full, BLKIF_WRITE_BARRIER, 1, 0, BLKIF_ERROR},
+        {&full, BLKIF_FLUSH, 1, 0, BLKIF_ERROR},
+        {&full, BLKIF_DISCARD, 1, 0, BLKIF_ERROR},
+        {&full, BLKIF_INDIRECT, 1, 0, BLKIF_ERROR},
+        {&full, 0xee, 1, 0, BLKIF_ERROR},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct blkif_req req = {.indirect = true,
+                                .op = cases[i].op,
+                                .segment_count = cases[i].segments,
+                                .sector = cases[i].sector};
+
+        if (blkif_req_check(&req, cases[i].limits) != cases[i].want)
+            fail_msg("indirect case %zu", i);
+        if (cases[i].want == BLKIF_OKAY) /* what older and younger requests must not overlap */
+            assert_int_equal(req.sector_count, cases[i].segments * LIMIT_PAGE_SECTORS);
+    }
+    {
+        struct blkif_limits limits = full;
+        struct blkif_req req = {.indirect = true, .op = BLKIF_WRITE, .segment_count = 1};
+
+        limits.readonly = true;
+        assert_int_equal(blkif_req_check(&req, &limits), BLKIF_ERROR);
+    }
+}
+
+/* Descriptors decode in place, 256 of them, and one bad one anywhere refuses the request. */
+static void test_indirect_segments(void **state)
+{
+    struct blkif_request_segment xens[LIMIT_SEGMENTS] = {0};
+    struct blkif_seg segs[LIMIT_SEGMENTS];
+
+    (void)state;
+    for (unsigned int i = 0; i < LIMIT_SEGMENTS; i++)
+        xens[i] = (struct blkif_request_segment){
+            .gref = 0x80000000 + i, .first_sect = (uint8_t)(i % 8), .last_sect = 7};
+    _Static_assert(sizeof(xens) == sizeof(segs), "a descriptor is 8 bytes");
+    memcpy(segs, xens, sizeof(segs));
+    blkif_segs_decode((const uint8_t *)segs, LIMIT_SEGMENTS, segs);
+    for (unsigned int i = 0; i < LIMIT_SEGMENTS; i++) {
+        assert_int_equal(segs[i].gref, 0x80000000 + i);
+        assert_int_equal(segs[i].first_sect, i % 8);
+        assert_int_equal(segs[i].last_sect, 7);
+    }
+    for (unsigned int at = 0; at <= LIMIT_SEGMENTS; at++) {
+        struct blkif_limits limits = {.capacity_sectors = 1152 + 5};
+        struct blkif_req req = {
+            .indirect = true, .op = BLKIF_READ, .segment_count = LIMIT_SEGMENTS, .sector = 5};
+        struct blkif_seg kept = segs[at % LIMIT_SEGMENTS];
+
+        if (at < LIMIT_SEGMENTS)
+            segs[at].last_sect = at % 2 ? 8 : 255;
+        assert_int_equal(blkif_segs_check(&req, segs, &limits),
+                         at < LIMIT_SEGMENTS ? BLKIF_ERROR : BLKIF_OKAY);
+        segs[at % LIMIT_SEGMENTS] = kept;
+        req.sector++; /* now one beyond the end */
+        assert_int_equal(blkif_segs_check(&req, segs, &limits), BLKIF_ERROR);
+    }
+}
+
+/* A discard names its sectors itself, 64 bits wide. */
+static void test_discard(void **state)
+{
+    static const struct {
+        uint64_t sector, sectors;
+        enum blkif_status want;
+    } cases[] = {
+        {0, 1, BLKIF_OKAY},           {0, 1000, BLKIF_OKAY},
+        {999, 1, BLKIF_OKAY},         {0, 0, BLKIF_ERROR},
+        {1000, 0, BLKIF_ERROR},       {0, 1001, BLKIF_ERROR},
+        {999, 2, BLKIF_ERROR},        {1, UINT64_MAX, BLKIF_ERROR},
+        {UINT64_MAX, 2, BLKIF_ERROR}, {UINT64_MAX, UINT64_MAX, BLKIF_ERROR},
+    };
+    struct blkif_limits limits = full;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct blkif_req req = {
+            .op = BLKIF_DISCARD, .sector = cases[i].sector, .sector_count = cases[i].sectors};
+
+        if (blkif_req_check(&req, &full) != cases[i].want)
+            fail_msg("discard case %zu", i);
+        assert_int_equal(req.sector_count, cases[i].sectors);
+        assert_int_not_equal(blkif_req_check(&req, &writable), BLKIF_OKAY); /* not offered */
+    }
+    limits.readonly = true;
+    {
+        struct blkif_req req = {.op = BLKIF_DISCARD, .sector_count = 1};
+
+        assert_int_equal(blkif_req_check(&req, &limits), BLKIF_ERROR); /* CVE-2013-2140 */
     }
 }
 
@@ -613,6 +740,9 @@ int main(void)
         cmocka_unit_test(test_decode_keeps_the_whole_indirect_count),
         cmocka_unit_test(test_any_bytes_decode_to_something),
         cmocka_unit_test(test_every_good_and_bad_request),
+        cmocka_unit_test(test_indirect_is_bounded_before_its_descriptors_are_read),
+        cmocka_unit_test(test_indirect_segments),
+        cmocka_unit_test(test_discard),
         cmocka_unit_test(test_a_bad_segment_anywhere_refuses_the_request),
         cmocka_unit_test(test_only_the_named_segments_count),
         cmocka_unit_test(test_response_writes_its_fields_and_no_other_byte),

@@ -134,6 +134,9 @@ static void test_defaults(void **state)
     assert_string_equal(config->lock_path, "/run/blkgate/lock");
     assert_int_equal(config->domid, 0);
     assert_int_equal(config->connect_timeout_ms, 8000);
+    assert_true(config->queues >= 1 && config->queues <= LIMIT_QUEUES);
+    assert_int_equal(config->ring_page_order, 4);
+    assert_int_equal(config->indirect_segments, 256);
     assert_int_equal(config->log_level, LOG_LEVEL_INFO);
     assert_int_equal(config->disk_count, 0);
     assert_null(config_disk_find(config, "a"));
@@ -144,6 +147,7 @@ static void test_defaults(void **state)
 static const char everything[] =
     "[gateway]\nworkers = 3\nallow-uri = yes\nlock = /run/x y/lock\ndomid = 32751\n"
     "connect-timeout = 5\nlog-level = debug\n"
+    "queues = 3\nring-page-order = 2\nindirect-segments = 0\n"
     "[disk a.B_1-]\nexport = nbds+unix:///n?socket=/s\nread-only = on\naccept-volatile = TRUE\n"
     "shared = 1\nworker = 2\ntls-psk-file = /k=1:2;3\ntls-username = me@here\n"
     "[disk c]\nexport = nbds://h/c\ntls-certificates = /pki\n";
@@ -157,6 +161,9 @@ static void assert_everything(const struct config *config)
     assert_string_equal(config->lock_path, "/run/x y/lock");
     assert_int_equal(config->domid, 32751);
     assert_int_equal(config->connect_timeout_ms, 5000);
+    assert_int_equal(config->queues, 3);
+    assert_int_equal(config->ring_page_order, 2);
+    assert_int_equal(config->indirect_segments, 0);
     assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
     assert_int_equal(config->disk_count, 2);
     assert_non_null(disk);
@@ -304,6 +311,9 @@ static const struct {
     {"[gateway]\nworkers = 99999999999999999999\n", 2, "from 1 to 64"},
     {"[gateway]\ndomid = 32752\n", 2, "from 0 to 32751"},
     {"[gateway]\nconnect-timeout = 9\n", 2, "from 1 to 8"},
+    {"[gateway]\nqueues = 0\n", 2, "from 1 to 16"},
+    {"[gateway]\nring-page-order = 5\n", 2, "from 0 to 4"},
+    {"[gateway]\nindirect-segments = 257\n", 2, "from 0 to 256"},
     {"[gateway]\nconnect-timeout = 2s\n", 2, "from 1 to 8"},
     {"[gateway]\nlog-level = loud\n", 2, "write error, warning, info or debug"},
     {"[gateway]\nlock = lock\n", 2, "write an absolute path"},

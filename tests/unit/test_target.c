@@ -187,7 +187,8 @@ static const struct expectation expectations[] = {
     {"silent", "1048576", "does not answer", 0, 0, false, false},
     {"", "511", "smaller than one sector", 0, 0, false, false},
     {"min-block=4096", "1048576", "--filter=blocksize", 0, 0, false, false},
-    {"max-block=4096", "1048576", "--filter=blocksize", 0, 0, false, false},
+    {"max-block=2048", "1048576", "--filter=blocksize", 0, 0, false, false},
+    {"max-block=4096", "1048576", NULL, 0, 0, false, true},
     {"min-block=512", "1048576", NULL, 0, 0, false, true},
     {"no-flush", "1048576", NULL, 0, 3, false, false}, /* FUA instead; flush is refused by libnbd */
     {"readonly", "1048576", NULL, 0, 9, false, false},
