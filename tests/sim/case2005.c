@@ -51,7 +51,7 @@ static void list_make(struct load *load, struct io *io, uint8_t op, enum shape s
     for (i = 0; i < GUEST_SEGMENTS_MAX; i++) {
         segment_choose(load, shape, order, i, &frame, &sector);
         io->frame_of[i] = frame;
-        io->req.segments[i].first = io->req.segments[i].last = (uint8_t)sector;
+        io->segments[i].first = io->segments[i].last = (uint8_t)sector;
     }
 }
 

@@ -159,6 +159,61 @@ int front_features_read(struct front *front)
     return 0;
 }
 
+/* What xen/io/blkif.h lets a backend say, as far as this one means to. */
+int front_nodes_check(struct front *front, int state)
+{
+    static const struct {
+        const char *key;
+        int state; /* from here on */
+        long min, max;
+        bool power_of_two;
+    } nodes[] = {
+        {"feature-max-indirect-segments", STATE_INITWAIT, 0, GUEST_INDIRECT_MAX, false},
+        {"multi-queue-max-queues", STATE_INITWAIT, 1, GUEST_QUEUES_MAX, false},
+        {"max-ring-page-order", STATE_INITWAIT, 0, 4, false},
+        {"feature-flush-cache", STATE_CONNECTED, 0, 1, false},
+        {"feature-discard", STATE_CONNECTED, 0, 1, false},
+        {"discard-granularity", STATE_CONNECTED, GUEST_SECTOR, 1 << 20, true},
+        {"discard-alignment", STATE_CONNECTED, 0, 0, false},
+        {"discard-secure", STATE_CONNECTED, 0, 0, false},
+        {"feature-barrier", STATE_CONNECTED, 0, 0, false},
+        {"feature-persistent", STATE_CONNECTED, 0, 0, false},
+        {"physical-sector-size", STATE_CONNECTED, GUEST_SECTOR, GUEST_PAGE, true},
+    };
+    int err = 0;
+    size_t i;
+
+    for (i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
+        long value = guest_xs_read_number(front->guest, front->disk->backend, nodes[i].key, -1);
+
+        if (nodes[i].state > state || (value >= nodes[i].min && value <= nodes[i].max &&
+                                       !(nodes[i].power_of_two && (value & (value - 1)))))
+            continue;
+        fprintf(stderr, "guest %u: in state %d %s is %ld (-1: missing, or no number)\n",
+                front->guest->domid, state, nodes[i].key, value);
+        err = -1;
+    }
+    return err;
+}
+
+/* Before the rings are made: takes what is offered if all of it is wanted, and no more than it. */
+static int offers_take(struct front *front)
+{
+    const char *dir = front->disk->backend;
+    long queues = guest_xs_read_number(front->guest, dir, "multi-queue-max-queues", 1);
+    long order = guest_xs_read_number(front->guest, dir, "max-ring-page-order", 0);
+
+    if (front->all_queues)
+        front->nr_queues = queues < (long)GUEST_QUEUES_MAX ? (unsigned)queues : GUEST_QUEUES_MAX;
+    if (front->whole_ring)
+        front->ring_order = order < 4 ? (unsigned)order : 4;
+    if ((long)front->nr_queues <= queues && (long)front->ring_order <= order)
+        return 0;
+    fprintf(stderr, "guest %u: %u queues of order %u are wanted, %ld of %ld offered\n",
+            front->guest->domid, front->nr_queues, front->ring_order, queues, order);
+    return -1;
+}
+
 int front_state_set(struct front *front, int state)
 {
     return guest_xs_write(front->guest, XBT_NULL, front->disk->frontend, "state", "%d", state);
@@ -166,7 +221,8 @@ int front_state_set(struct front *front, int state)
 
 int front_connect(struct front *front)
 {
-    if (!front->direct_to_4 && tool_wait_state(front->disk, STATE_INITWAIT, front->timeout_ms))
+    if (!front->direct_to_4 &&
+        (tool_wait_state(front->disk, STATE_INITWAIT, front->timeout_ms) || offers_take(front)))
         return -1;
     if (front_ring_create(front) || front_ring_publish(front))
         return -1;

@@ -15,7 +15,8 @@
 
 #define GUEST_PAGE         4096u
 #define GUEST_SECTOR       512u
-#define GUEST_SEGMENTS_MAX 11u
+#define GUEST_SEGMENTS_MAX 11u  /* in a slot */
+#define GUEST_INDIRECT_MAX 256u /* of an indirect request, however many are offered */
 #define GUEST_QUEUES_MAX   16u
 #define GUEST_RING_SLOTS   512u /* the most that 16 pages hold */
 
@@ -140,6 +141,7 @@ struct front {
     struct tool_disk *disk;
     const struct guest_abi *abi;
     unsigned ring_order, nr_queues;
+    bool all_queues, whole_ring; /* as many, and as large, as the backend offers in state 2 */
     bool direct_to_4; /* like OVMF: ring and state 4 in one go, waiting for nothing before */
     bool broken;      /* the backend broke the protocol; Linux would disable the disk */
     int timeout_ms;
@@ -153,6 +155,8 @@ int front_connect(struct front *front);     /* from state 1 to 4 */
 int front_ring_create(struct front *front); /* its parts, for tests that go other ways */
 int front_ring_publish(struct front *front);
 int front_features_read(struct front *front);
+/* Are the nodes there that the backend owes in state 2, or in 4, and say what they may? */
+int front_nodes_check(struct front *front, int state);
 int front_ring_free(struct front *front); /* -1: the backend still has it mapped */
 int front_state_set(struct front *front, int state);
 int front_close(struct front *front);  /* 5, 6, and waits for the backend's 6 */

@@ -44,7 +44,7 @@ add_library(simguest-lib STATIC ${SIM_DIR}/guest.c ${SIM_DIR}/guest-abi.c ${SIM_
 target_include_directories(simguest-lib PUBLIC ${SIM_DIR})
 target_link_libraries(simguest-lib PUBLIC PkgConfig::XENSTORE Threads::Threads)
 sim_program(simguest ${SIM_DIR}/simguest.c ${SIM_DIR}/load.c ${SIM_DIR}/verify.c
-    ${SIM_DIR}/hostile.c ${SIM_DIR}/case2005.c)
+    ${SIM_DIR}/hostile.c ${SIM_DIR}/hostile-nodes.c ${SIM_DIR}/case2005.c)
 target_link_libraries(simguest PRIVATE simguest-lib)
 
 # Links the real libraries; which ones it runs with is LD_LIBRARY_PATH's matter.

@@ -3,7 +3,9 @@
  * A READ starts with a canary in every frame; afterwards each sector of each frame must be
  *   - the model's bytes of a segment that names it (of any, where several do: their order is free),
  *   - or the untouched canary.
- * A WRITE must leave its frames alone; the model takes its bytes when it is answered OKAY. */
+ * A WRITE, and a FLUSH with data, must leave its frames alone; the model takes its bytes when it is
+ * answered OKAY. NBD leaves open what a discarded sector holds until it is written, but not that it
+ * holds something else at each look: the model takes what the first read finds. */
 #include "load.h"
 
 #include <inttypes.h>
@@ -11,6 +13,22 @@
 #include <string.h>
 
 #define PAGE_SECTORS (GUEST_PAGE / GUEST_SECTOR)
+
+uint8_t io_op(const struct io *io)
+{
+    return io->req.op == OP_INDIRECT ? io->req.inner_op : io->req.op;
+}
+
+bool io_writes(const struct io *io)
+{
+    return io_op(io) == OP_WRITE || (io_op(io) == OP_FLUSH && io->req.nr_segments > 0);
+}
+
+void io_indirect(struct io *io)
+{
+    io->req.inner_op = io->req.op;
+    io->req.op = OP_INDIRECT;
+}
 
 static void page_fill(struct load *load, uint8_t *page)
 {
@@ -21,9 +39,23 @@ static void page_fill(struct load *load, uint8_t *page)
         memcpy(page + i, &word, sizeof(word));
 }
 
+/* The descriptors' frame is granted read-only: a backend has no business writing there. */
+static void list_prepare(struct load *load, struct io *io)
+{
+    uint8_t *page = guest_page(load->guest, io->list_frame);
+    unsigned i;
+
+    memset(page, 0xa5, GUEST_PAGE);
+    for (i = 0; i < io->req.nr_segments && i < GUEST_INDIRECT_MAX; i++)
+        guest_abi_indirect(page, i, &io->segments[i]);
+    io->list_ref = guest_grant(load->guest, io->list_frame, 0, true);
+    memset(io->req.indirect_refs, 0xa5, sizeof(io->req.indirect_refs));
+    io->req.indirect_refs[0] = io->list_ref;
+}
+
 void io_prepare(struct load *load, struct io *io)
 {
-    bool readonly = io->req.op != OP_READ;
+    bool readonly = io_op(io) != OP_READ;
     unsigned i;
 
     for (i = 0; i < io->nr_frames; i++) {
@@ -32,8 +64,12 @@ void io_prepare(struct load *load, struct io *io)
                GUEST_PAGE);
         io->refs[i] = guest_grant(load->guest, io->frames[i], 0, readonly);
     }
-    for (i = 0; i < io->req.nr_segments && i < GUEST_SEGMENTS_MAX; i++)
-        io->req.segments[i].ref = io->refs[io->frame_of[i]];
+    for (i = 0; i < io->req.nr_segments; i++)
+        io->segments[i].ref = io->refs[io->frame_of[i]];
+    if (io->req.op == OP_INDIRECT)
+        list_prepare(load, io);
+    else
+        memcpy(io->req.segments, io->segments, sizeof(io->req.segments));
 }
 
 static unsigned bytes_differing(const uint8_t *a, const uint8_t *b, size_t len)
@@ -47,48 +83,111 @@ static unsigned bytes_differing(const uint8_t *a, const uint8_t *b, size_t len)
     return n;
 }
 
-/* Bytes of one frame sector that nothing allows to be as they are. */
-static unsigned sector_wrong(const struct load *load, const struct io *io, unsigned frame,
-                             unsigned sector, const uint8_t *bytes, bool moved)
+/* Bytes that are not what the model lets disk sector `at` hold. */
+static unsigned sector_wrong(const struct load *load, uint64_t at, const uint8_t *bytes)
 {
-    const uint8_t *canary = io->before + (size_t)frame * GUEST_PAGE + (size_t)sector * GUEST_SECTOR;
-    uint64_t at = io->req.sector;
-    unsigned i, wrong = 0;
-    bool named = false;
+    static const uint8_t zeros[GUEST_SECTOR];
+    unsigned wrong = bytes_differing(bytes, load->model + at * GUEST_SECTOR, GUEST_SECTOR);
 
-    for (i = 0; moved && i < io->req.nr_segments; i++) {
-        const struct front_segment *seg = &io->req.segments[i];
-
-        if (io->frame_of[i] == frame && seg->first <= sector && sector <= seg->last) {
-            named = true;
-            wrong = bytes_differing(bytes, load->model + (at + sector - seg->first) * GUEST_SECTOR,
-                                    GUEST_SECTOR);
-            if (wrong == 0)
-                return 0;
-        }
-        at += (unsigned)(seg->last - seg->first) + 1;
-    }
-    return named ? wrong : bytes_differing(bytes, canary, GUEST_SECTOR);
+    if (load->knowledge[at] == UNKNOWN)
+        return 0;
+    if (load->knowledge[at] == DISCARDED && wrong && memcmp(bytes, zeros, GUEST_SECTOR) == 0)
+        return 0;
+    return wrong;
 }
 
-static void frames_check(struct load *load, struct io *io, bool moved)
+/* What a discarded sector turned out to hold it holds from now on. */
+static void sector_pin(struct load *load, uint64_t at, const uint8_t *bytes)
 {
-    unsigned frame, sector, wrong;
-    const uint8_t *page;
+    if (load->knowledge[at] == KNOWN)
+        return;
+    memcpy(load->model + at * GUEST_SECTOR, bytes, GUEST_SECTOR);
+    load->knowledge[at] = KNOWN;
+}
 
-    for (frame = 0; frame < io->nr_frames; frame++) {
-        page = guest_page(load->guest, io->frames[frame]);
-        for (sector = 0; sector < PAGE_SECTORS; sector++, page += GUEST_SECTOR) {
-            wrong = sector_wrong(load, io, frame, sector, page, moved);
-            if (wrong && load->nr_wrong_bytes == 0)
-                fprintf(stderr,
-                        "simguest: %s of %u segments at sector %" PRIu64
-                        ": frame %u, sector %u is wrong in %u bytes\n",
-                        io->req.op == OP_READ ? "read" : "write", io->req.nr_segments,
-                        io->req.sector, frame, sector, wrong);
-            load->nr_wrong_bytes += wrong;
+enum { UNNAMED = 0xffff };
+
+struct named {
+    uint16_t wrong; /* UNNAMED, or the fewest wrong bytes of the segments that name it */
+    uint16_t times;
+};
+
+/* Of each sector of each frame, by the segments of a read. */
+static void segments_judge(const struct load *load, const struct io *io, struct named *named)
+{
+    uint64_t at = io->req.sector;
+    unsigned i, sector, wrong;
+
+    for (i = 0; i < io->req.nr_segments; i++) {
+        const struct front_segment *seg = &io->segments[i];
+        const uint8_t *page = guest_page(load->guest, io->frames[io->frame_of[i]]);
+
+        if (io->frame_of[i] >= io->nr_frames)
+            at += (unsigned)(seg->last - seg->first) + 1;
+        for (sector = seg->first; io->frame_of[i] < io->nr_frames && sector <= seg->last;
+             sector++, at++) {
+            struct named *it = &named[io->frame_of[i] * PAGE_SECTORS + sector];
+
+            wrong = sector_wrong(load, at, page + (size_t)sector * GUEST_SECTOR);
+            if (wrong < it->wrong)
+                it->wrong = (uint16_t)wrong;
+            it->times++;
         }
     }
+}
+
+/* Only from frame sectors that one segment names: of others it is not known whose bytes they are.
+ */
+static void segments_pin(struct load *load, const struct io *io, const struct named *named)
+{
+    uint64_t at = io->req.sector;
+    unsigned i, sector;
+
+    for (i = 0; i < io->req.nr_segments; i++) {
+        const struct front_segment *seg = &io->segments[i];
+        const uint8_t *page = guest_page(load->guest, io->frames[io->frame_of[i]]);
+
+        for (sector = seg->first; sector <= seg->last; sector++, at++) {
+            const struct named *it = &named[io->frame_of[i] * PAGE_SECTORS + sector];
+
+            if (it->times == 1 && it->wrong == 0)
+                sector_pin(load, at, page + (size_t)sector * GUEST_SECTOR);
+        }
+    }
+}
+
+static void wrong_tell(struct load *load, const struct io *io, unsigned at, unsigned wrong)
+{
+    if (load->nr_wrong_bytes == 0)
+        fprintf(stderr,
+                "simguest: %s%s of %u segments at sector %" PRIu64
+                ": frame %u, sector %u is wrong in %u bytes\n",
+                io->req.op == OP_INDIRECT ? "indirect " : "", io_writes(io) ? "write" : "read",
+                io->req.nr_segments, io->req.sector, at / PAGE_SECTORS, at % PAGE_SECTORS, wrong);
+    load->nr_wrong_bytes += wrong;
+}
+
+void io_check(struct load *load, struct io *io, enum moved moved)
+{
+    static struct named named[GUEST_INDIRECT_MAX * PAGE_SECTORS];
+    unsigned i, wrong;
+
+    for (i = 0; i < io->nr_frames * PAGE_SECTORS; i++)
+        named[i] = (struct named){.wrong = UNNAMED};
+    if (moved != MOVED_NOTHING)
+        segments_judge(load, io, named);
+    for (i = 0; i < io->nr_frames * PAGE_SECTORS; i++) {
+        const uint8_t *page = guest_page(load->guest, io->frames[i / PAGE_SECTORS]);
+
+        wrong = named[i].wrong;
+        if (wrong == UNNAMED || (wrong && moved == MOVED_PARTLY))
+            wrong = bytes_differing(page + (size_t)(i % PAGE_SECTORS) * GUEST_SECTOR,
+                                    io->before + (size_t)i * GUEST_SECTOR, GUEST_SECTOR);
+        if (wrong)
+            wrong_tell(load, io, i, wrong);
+    }
+    if (moved == MOVED_ALL)
+        segments_pin(load, io, named);
 }
 
 static void model_write(struct load *load, const struct io *io)
@@ -99,28 +198,53 @@ static void model_write(struct load *load, const struct io *io)
     unsigned i;
 
     for (i = 0; i < io->req.nr_segments; i++, to += len) {
-        seg = &io->req.segments[i];
+        seg = &io->segments[i];
         len = ((size_t)(seg->last - seg->first) + 1) * GUEST_SECTOR;
         memcpy(to,
                io->before + (size_t)io->frame_of[i] * GUEST_PAGE +
                    (size_t)seg->first * GUEST_SECTOR,
                len);
     }
+    memset(load->knowledge + io->req.sector, KNOWN, io->nr_sectors);
+}
+
+static void model_discard(struct load *load, const struct io *io)
+{
+    uint64_t end = io->req.sector + io->req.nr_sectors, at;
+
+    if (end > load->options.model_sectors)
+        end = load->options.model_sectors;
+    for (at = io->req.sector; at < end; at++)
+        if (load->knowledge[at] == KNOWN)
+            load->knowledge[at] = DISCARDED;
+}
+
+void io_revoke(struct load *load, struct io *io)
+{
+    bool all = true;
+    unsigned i;
+
+    for (i = 0; i < io->nr_frames; i++)
+        all &= guest_revoke(load->guest, io->refs[i]);
+    if (io->list_ref)
+        all &= guest_revoke(load->guest, io->list_ref);
+    io->list_ref = 0;
+    if (all)
+        return;
+    fprintf(stderr, "simguest: an answered request's grant is still mapped\n");
+    load->nr_errors++;
 }
 
 void io_finish(struct load *load, struct io *io, int status)
 {
-    unsigned i;
+    bool moved = status == RSP_OKAY;
 
-    for (i = 0; i < io->nr_frames; i++) {
-        if (guest_revoke(load->guest, io->refs[i]))
-            continue;
-        fprintf(stderr, "simguest: an answered request's grant is still mapped\n");
-        load->nr_errors++;
-    }
-    if (status == RSP_OKAY && io->req.op == OP_WRITE)
+    io_revoke(load, io);
+    if (moved && io_writes(io))
         model_write(load, io);
+    if (moved && io_op(io) == OP_DISCARD)
+        model_discard(load, io);
     /* A failed read moves nothing here: all legal requests that fail do so at the server. */
-    frames_check(load, io, io->req.op == OP_READ && status == RSP_OKAY);
-    load->nr_bytes += status == RSP_OKAY ? io->nr_sectors * GUEST_SECTOR : 0;
+    io_check(load, io, io_op(io) == OP_READ && moved ? MOVED_ALL : MOVED_NOTHING);
+    load->nr_bytes += moved && io_op(io) != OP_DISCARD ? io->nr_sectors * GUEST_SECTOR : 0;
 }

@@ -84,7 +84,7 @@ guest --disk one --domid 5 --seconds 2 --model-sectors 4096 >"$DIR/guest.out" 2>
 guest=$!
 sleep 0.5
 kill -HUP $DAEMON_PID
-wait_for 5 log_has 'warning: SIGHUP: the configuration is not read again' || fail "SIGHUP: no word"
+wait_for 5 log_has 'SIGHUP: asking every server' || fail "SIGHUP: no word"
 wait $guest || { cat "$DIR/guest.out"; fail "SIGHUP disturbed a guest"; }
 daemon_alive
 daemon_stop

@@ -107,6 +107,7 @@ nbd_server() { # NAME SIZE
     exportname = $DIR/$1.img
     flush = true
     fua = true
+    trim = true
 X
     nbd-server -C "$DIR/$1.conf" -p "$DIR/$1.pid" >>"$DIR/$1.log" 2>&1
     wait_for 10 test -s "$DIR/$1.pid" || fail "nbd-server $1 does not start"

@@ -4,6 +4,7 @@
 . "$(dirname "$0")/lab.sh"
 STALL=$BUILD/system/stall
 lab_start
+echo "queues = 16" >>"$CONFIG" # for trial tangle
 for name in flush flush-killed broken broken-killed deep; do disk $name "$(unix_uri $name)"; done
 for ((i = 0; i <= 20; i++)); do # of which the last 20 hoard, in the first's worker
     disk hoard$((i > 0 ? i : 0)) "$(unix_uri hoard$((i > 0 ? 1 : 0)) $i)" 'worker = 0'

@@ -1,0 +1,110 @@
+#!/bin/bash
+# An export that grows under a guest's load: SIGHUP, and the guest is told without seeing an error;
+# one that shrinks is left as it is, and a SIGHUP with nothing new writes nothing.
+. "$(dirname "$0")/lab.sh"
+lab_start
+truncate -s 16M "$DIR/file.img"
+# In parallel and with slow reads, so that a flush overtakes some: it alone must not let the daemon
+# leave the connection.
+nbdkit -f -U "$DIR/file.sock" --filter=log --filter=delay file "$DIR/file.img" rdelay=20ms \
+    logfile="$DIR/file.commands" >>"$DIR/file.log" 2>&1 &
+nbd_started file $!
+nbd_memory same 16M
+disk file "$(unix_uri file)"
+disk same "$(unix_uri same)"
+disk slow "$(unix_uri slow)"
+daemon_start
+BACK=/local/domain/0/backend/qdisk/800/51712
+
+# The guest goes on over the whole disk, as large as it is told to be, to the end of its time, and
+# then compares every byte; it looks at the backend's state and sectors all the while.
+grow_under_load() { # SECTORS ARGUMENTS...: the file is that large after it
+    local sectors=$1 guest_pid seen
+    shift
+    guest --disk file --domid 800 --seconds 8 --grown "$sectors" --model-sectors 1048576 \
+        --features "$@" >"$DIR/guest.out" 2>&1 &
+    guest_pid=$!
+    wait_for 10 log_has '800/xvda .*: connected' || fail "not connected"
+    sleep 3
+    timeout 20 xenstore-watch $BACK >"$DIR/watch" 2>/dev/null &
+    WATCH_PID=$!
+    sleep 0.5
+    hup_without_change
+    truncate -s $((sectors * 512)) "$DIR/file.img"
+    kill -HUP "$DAEMON_PID"
+    wait_for 10 grown "$sectors" || fail "sectors is $(xs $BACK/sectors), not $sectors"
+    # State 4 is written anew: it is what a frontend watches.
+    wait_for 5 grep -qx "$BACK/state" "$DIR/watch" || fail "state 4 was not written again"
+    sleep 0.5
+    pid_end $WATCH_PID
+    seen=$(tail -n +2 "$DIR/watch" | sort | tr '\n' ' ')
+    [ "$seen" = "$BACK/sectors $BACK/state " ] || fail "written were: $seen"
+    wait $guest_pid || { cat "$DIR/guest.out"; fail "the guest of a disk that grew to $sectors"; }
+    note "grown to $sectors sectors: $(grep held "$DIR/guest.out")"
+}
+grown() { [ "$(xs $BACK/sectors)" = "$1" ]; }
+# The watch fires once when it is set.
+hup_without_change() {
+    local before
+    before=$(wc -l <"$DIR/watch")
+    [ "$before" = 1 ] || fail "watched before anything was written: $(cat "$DIR/watch")"
+    kill -HUP "$DAEMON_PID"
+    sleep 1
+    [ "$(wc -l <"$DIR/watch")" = 1 ] || fail "written although nothing changed: $(cat "$DIR/watch")"
+    ! log_has 'not resized|has grown' || fail "a SIGHUP without a change said something"
+}
+forget() { : >"$DAEMON_LOG"; }
+
+# A flush need not cover what another connection wrote: the old one (the second was for the size
+# that had not changed) flushes behind its last write, and only then is the new one written to.
+flushed_before_switch() {
+    awk '/connection=1 \.\.\.(Write|Trim) / {wrote = NR}
+        /connection=1 \.\.\.Flush / {flushed = NR}
+        /connection=3 (Write|Trim) / && !switched {switched = NR}
+        END {exit !(wrote && flushed > wrote && switched > flushed)}' "$DIR/file.commands" ||
+        fail "the old connection was left without a flush, or before it"
+}
+
+guest --disk same --domid 801 --seconds 20 --flush-every 50 >"$DIR/same.out" 2>&1 &
+neighbour=$!
+grow_under_load 49152 # 24 MiB
+flushed_before_switch
+forget
+grow_under_load 65536 --abi x86_32 --queues 1 --ring-order 0
+wait $neighbour || { cat "$DIR/same.out"; fail "the disk beside it, whose size stayed"; }
+! log_has '801/xvda .*(resized|grown)' || fail "the disk beside it was touched"
+
+# Smaller: it stays, and the log says so.
+forget
+truncate -s 32M "$DIR/file.img"
+guest --disk file --domid 800 --seconds 6 --model-sectors 16384 --features >"$DIR/guest.out" 2>&1 &
+guest_pid=$!
+wait_for 10 log_has '800/xvda .*: connected: 65536' || fail "not connected"
+sleep 1
+truncate -s 16M "$DIR/file.img"
+kill -HUP "$DAEMON_PID"
+wait_for 10 log_has 'warning: 800/xvda .*not resized: the export has become smaller' ||
+    fail "the shrinking is not in the log"
+sleep 0.5
+[ "$(xs $BACK/sectors) $(xs $BACK/state)" = "65536 4" ] || fail "shrunk to $(xs $BACK/sectors)"
+wait $guest_pid || { cat "$DIR/guest.out"; fail "the guest of a disk that shrank"; }
+
+# Grown, but closed with requests waiting before the daemon knows (it takes 0.6 s to connect, each
+# read 0.7 s, and 64 of 128 go at a time): those are served out, with the connection there is.
+truncate -s 16M "$DIR/slow.img"
+nbdkit -f -t 80 -U "$DIR/slow.sock" --filter=delay file "$DIR/slow.img" rdelay=700ms \
+    delay-open=600ms >>"$DIR/slow.log" 2>&1 &
+nbd_started slow $!
+"$SIM/simguest" --disk slow --domid 802 --seconds 60 --mix read4k --depth 128 --ring-order 4 \
+    >"$DIR/guest.out" 2>&1 &
+guest_pid=$!
+wait_for 10 log_has '802/xvda .*: connected' || fail "not connected"
+sleep 2
+truncate -s 32M "$DIR/slow.img"
+kill -HUP "$DAEMON_PID"
+sleep 0.3
+kill -KILL $guest_pid
+wait $guest_pid 2>/dev/null
+wait_for 5 log_has '802/xvda .*: closed' || fail "a disk that grew while it was closed is not closed"
+! log_has '802/xvda .*did not finish in time' || fail "its requests were not served out"
+daemon_stop
