@@ -144,7 +144,7 @@ static void on_target_probed(void *arg, const struct disk_properties *properties
         reason = judge_growth(&disk->properties, properties);
     if (reason)
         log_warning(disk->name, "not resized: %s", reason);
-    if (!reason && properties->capacity_sectors > disk->properties.capacity_sectors)
+    if (properties && !reason && properties->capacity_sectors > disk->properties.capacity_sectors)
         disk->growing = true; /* see step_growing */
     else
         target_probe_drop(disk->target);

@@ -383,6 +383,7 @@ static uint32_t shorter(uint32_t chunk_bytes)
 
 static void chunk_failed(struct disk *disk, struct request *request, int error)
 {
+    uint64_t at_sector = request->range.sector + request->done_bytes / LIMIT_SECTOR_BYTES;
     bool trim = request->blkif.op == BLKIF_DISCARD;
 
     if (error == -ENOTCONN) {
@@ -401,12 +402,10 @@ static void chunk_failed(struct disk *disk, struct request *request, int error)
     }
     if (trim && error == -ENOTSUP)
         request->status = BLKIF_EOPNOTSUPP; /* Linux then sends no more */
-    log_limited(
-        &disk->log_server, LOG_LEVEL_WARNING, disk->name,
-        "the server failed a %s of %u bytes at sector %llu: %s; answered %s", op_name(request),
-        request->chunk_bytes,
-        (unsigned long long)(request->range.sector + request->done_bytes / LIMIT_SECTOR_BYTES),
-        strerror(-error), request->status == BLKIF_OKAY ? "ERROR" : "EOPNOTSUPP");
+    log_limited(&disk->log_server, LOG_LEVEL_WARNING, disk->name,
+                "the server failed a %s of %u bytes at sector %llu: %s; answered %s",
+                op_name(request), request->chunk_bytes, (unsigned long long)at_sector,
+                strerror(-error), request->status == BLKIF_OKAY ? "ERROR" : "EOPNOTSUPP");
     replied(disk, request, error);
 }
 

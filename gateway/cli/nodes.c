@@ -63,7 +63,7 @@ int nodes_get(struct nodes *nodes, char ret_value[static NODES_VALUE_BYTES], con
     if (length >= NODES_VALUE_BYTES)
         length = NODES_VALUE_BYTES - 1;
     for (unsigned i = 0; i < length; i++)
-        ret_value[i] = value[i] >= ' ' && value[i] <= '~' ? value[i] : '?';
+        ret_value[i] = (char)(value[i] >= ' ' && value[i] <= '~' ? value[i] : '?');
     ret_value[length] = '\0';
     free(value);
     return 0;
