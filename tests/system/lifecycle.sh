@@ -123,6 +123,7 @@ exec 9<>"$DIR/line"
 waiter_start() { # SCENARIO DISK
     steps life "$@"
     waiter_domid=$domid
+    rm -f "$DIR/waiter.out" # the one before said "ready" too
     "$LIFE" "$1" "$2" $domid <"$DIR/line" >"$DIR/waiter.out" 2>&1 9>&- &
     waiter=$!
     wait_for 10 grep -q ready "$DIR/waiter.out" || { cat "$DIR/waiter.out"; fail "$* is not ready"; }
