@@ -4,6 +4,8 @@
 
 # The disks of the lab: one memory-backed NBD server each, named alike in blkgate.conf.
 LAB_DISKS='fs fio hot kill'
+# Disks whose servers scenarios start themselves.
+LAB_OWN_DISKS='sparse boot'
 LAB_DISK_SIZE=64M
 LAB_SCRIPT=block-blkgate
 SCENARIO_SECONDS=300
@@ -31,15 +33,28 @@ nbd_uri() { echo "nbd+unix:///?socket=/run/nbd/$1.sock"; }
 
 servers_start() {
     for disk in $LAB_DISKS; do
-        # One thread: nbdkit 1.32.5 aborts when a client leaves with several commands in flight.
-        nbdkit --threads=1 -U "/run/nbd/$disk.sock" -P "/run/nbd/$disk.pid" memory "$LAB_DISK_SIZE" || return 1
-        await 20 test -s "/run/nbd/$disk.pid" || { echo "no nbdkit for $disk"; return 1; }
+        server_start "$disk" memory "$LAB_DISK_SIZE" || return 1
     done
 }
 
+# server_start DISK NBDKIT-ARGUMENT...
+server_start() {
+    server=$1; shift
+    server_stop "$server"
+    # One thread: nbdkit 1.32.5 aborts when a client leaves with several commands in flight.
+    nbdkit --threads=1 -U "/run/nbd/$server.sock" -P "/run/nbd/$server.pid" "$@" || return 1
+    await 20 test -s "/run/nbd/$server.pid" || { echo "no nbdkit for $server"; return 1; }
+}
+
+server_stop() {
+    [ ! -s "/run/nbd/$1.pid" ] || kill "$(cat "/run/nbd/$1.pid")"
+    rm -f "/run/nbd/$1.pid" "/run/nbd/$1.sock"
+}
+
 blkgate_conf() {
-    echo '[gateway]'
-    for disk in $LAB_DISKS; do
+    # By default one queue a CPU, and dom0 has one.
+    printf '[gateway]\nqueues = 4\n'
+    for disk in $LAB_DISKS $LAB_OWN_DISKS; do
         printf '\n[disk %s]\nexport = %s\n' "$disk" "$(nbd_uri "$disk")"
     done
 }
@@ -101,8 +116,19 @@ guest_log() { echo "/var/log/xen/guest-$1.log"; }
 # guest_conf NAME TEST [DISK:VDEV]...: TEST is the file in tests/xen/guest that the guest's init runs.
 guest_conf() {
     guest=$1 test=$2; shift 2
-    initramfs=plain memory=160
-    case $test in fio) initramfs=fio memory=512 ;; esac
+    kernel=/guest/vmlinuz ramdisk=/run/lab/plain.cpio memory=160 vcpus=1
+    extra="console=hvc0 quiet mitigations=off panic=5 lab=$test"
+    case $test in
+    fio) ramdisk=/run/lab/fio.cpio memory=512 ;;
+    # It finds everything on the disk, Linux' command line too.
+    grub) kernel=/usr/lib/grub-xen/grub-x86_64-xen.bin ramdisk='' memory=640 extra='(xen/xvda,msdos1)/boot/grub/grub.cfg' ;;
+    # Linux' own limits are lower than what is offered.
+    features)
+        memory=320 vcpus=2
+        extra="$extra xen_blkfront.max_queues=2 xen_blkfront.max_ring_page_order=4"
+        extra="$extra xen_blkfront.max_indirect_segments=256"
+        ;;
+    esac
     disks=
     for disk in "$@"; do
         disks="$disks'$(disk_spec "${disk%%:*}" "${disk#*:}")', "
@@ -110,11 +136,11 @@ guest_conf() {
     cat <<END
 name = "$guest"
 type = "pv"
-kernel = "/guest/vmlinuz"
-ramdisk = "/run/lab/$initramfs.cpio"
-extra = "console=hvc0 quiet mitigations=off panic=5 lab=$test"
+kernel = "$kernel"
+${ramdisk:+ramdisk = \"$ramdisk\"}
+extra = "$extra"
 memory = $memory
-vcpus = 1
+vcpus = $vcpus
 on_poweroff = "destroy"
 on_reboot = "destroy"
 on_crash = "preserve"
