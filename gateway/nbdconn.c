@@ -215,11 +215,6 @@ uint32_t nbdconn_in_flight(const struct nbdconn *conn)
     return conn->in_flight;
 }
 
-const struct nbd_handle *nbdconn_handle(const struct nbdconn *conn)
-{
-    return conn->nbd;
-}
-
 /* Quirk 4: one uniform death. */
 static void abort_connection(struct nbdconn *conn)
 {

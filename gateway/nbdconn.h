@@ -60,7 +60,6 @@ int nbdconn_flush(struct nbdconn *conn, struct nbdcmd *cmd);
 void nbdconn_deliver(struct nbdconn *conn);
 
 uint32_t nbdconn_in_flight(const struct nbdconn *conn);
-const struct nbd_handle *nbdconn_handle(const struct nbdconn *conn);
 
 /*
  * Drops the connection: what is in flight completes with -ENOTCONN before it returns, lost() does

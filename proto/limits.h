@@ -19,8 +19,6 @@ enum limits {
     LIMIT_SLOT_BYTES = 112,     /* the largest ring slot of the three ABIs */
     LIMIT_RING_ORDER = 4,
     LIMIT_RING_PAGES = 16,       /* ring order 4: what xen-blkback offers, so what guests may use */
-    LIMIT_RING_SLOTS = 512,      /* 16 pages of 112- or 108-byte slots, rounded down to 2^n */
-    LIMIT_GRANT_COPY_BATCH = 16, /* gntdev's operations in one hypercall (GNTDEV_COPY_BATCH) */
     LIMIT_XENSTORE_BYTES = 2048, /* the longest value a xenstore client may write by quota */
     LIMIT_XENSTORE_PATH_BYTES = 512,   /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
     LIMIT_EXPORT_NAME_BYTES = 4096,    /* NBD's longest export name */
@@ -58,7 +56,6 @@ enum limits {
     LIMIT_XENSTORE_RETRY_MS = 1000,
     LIMIT_XENSTORE_TRIES = 64,    /* of a transaction that others keep winning (oxenstored) */
     LIMIT_XENSTORE_EVENTS = 4096, /* watch events taken before the loop looks elsewhere */
-    LIMIT_BIND_RETRY_MS = 1000,   /* an event channel still held by a predecessor */
 
     /* -- log ---------------------------------------------------------------------------------- */
     LIMIT_LOG_LINES = 5,         /* of one kind, for one disk ... */
