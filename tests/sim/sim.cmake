@@ -60,8 +60,13 @@ set_tests_properties(sim-selftest PROPERTIES LABELS unit TIMEOUT 120)
 
 # backend and vbd against the real xenstored; the stub's symbols stand in for gateway/worker.c.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
-sim_program(handshake ${SIM_DIR}/handshake.c ${SIM_DIR}/stub-worker.c ${SIM_DIR}/xsproxy.c)
-target_link_libraries(handshake PRIVATE gateway simguest-lib PkgConfig::CMOCKA)
-add_test(NAME sim-handshake
-    COMMAND ${SIM_DIR}/room.sh ${CMAKE_BINARY_DIR} ${SIM_BIN}/handshake)
-set_tests_properties(sim-handshake PROPERTIES LABELS unit TIMEOUT 180)
+function(room_test name)
+    sim_program(${name} ${SIM_DIR}/${name}.c ${SIM_DIR}/room.c ${SIM_DIR}/stub-worker.c
+        ${SIM_DIR}/xsproxy.c)
+    target_link_libraries(${name} PRIVATE gateway simguest-lib PkgConfig::CMOCKA)
+    add_test(NAME sim-${name} COMMAND ${SIM_DIR}/room.sh ${CMAKE_BINARY_DIR} ${SIM_BIN}/${name})
+    set_tests_properties(sim-${name} PROPERTIES LABELS unit TIMEOUT 180)
+endfunction()
+room_test(handshake)
+room_test(restart)
+room_test(mischief)
