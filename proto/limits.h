@@ -19,6 +19,7 @@ enum limits {
     LIMIT_SLOT_BYTES = 112,     /* the largest ring slot of the three ABIs */
     LIMIT_RING_ORDER = 4,
     LIMIT_RING_PAGES = 16,       /* ring order 4: what xen-blkback offers, so what guests may use */
+    LIMIT_RING_SLOTS = 512,      /* of so many pages, the largest power of two that fits */
     LIMIT_XENSTORE_BYTES = 2048, /* the longest value a xenstore client may write by quota */
     LIMIT_XENSTORE_PATH_BYTES = 512,   /* ours are far shorter; XENSTORE_ABS_PATH_MAX is 3072 */
     LIMIT_EXPORT_NAME_BYTES = 4096,    /* NBD's longest export name */
@@ -28,10 +29,12 @@ enum limits {
     LIMIT_TRIM_BYTES = 1 << 30,        /* NBD's lengths are 32 bits; a round number below */
 
     /* -- what one guest may use -------------------------------------------------------------- */
-    LIMIT_QUEUES = 16,        /* rings of one disk; beyond a host's CPUs they bring nothing */
-    LIMIT_DESCRIPTORS = 128,  /* indirect requests of one disk whose descriptors are read (a page of
-                                 the slab each): twice what can be at the server */
-    LIMIT_REASON_BYTES = 192, /* an error text in xenstore and log: one line on a terminal */
+    LIMIT_QUEUES = 16,       /* rings of one disk; beyond a host's CPUs they bring nothing */
+    LIMIT_DESCRIPTORS = 128, /* indirect requests of one disk whose descriptors are read (a page of
+                                the slab each): twice what can be at the server */
+    LIMIT_RECORDS = 1 << 16, /* of a kept file: 2 MiB, for 256 MiB of 4 KiB writes */
+    LIMIT_KEPT_BYTES = 1 << 30, /* a kept file's data: more would take too long to replay */
+    LIMIT_REASON_BYTES = 192,   /* an error text in xenstore and log: one line on a terminal */
 
     /* -- the daemon -------------------------------------------------------------------------- */
     LIMIT_WORKERS = 64,             /* threads; more than the CPUs of a big dom0 is a mistake */

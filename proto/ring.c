@@ -9,6 +9,7 @@ enum {
     AT_REQ_EVENT = 4,
     AT_RSP_PROD = 8,
     AT_RSP_EVENT = 12,
+    AT_NONCE = 56,
     AT_SLOTS = 64,
 };
 
@@ -34,25 +35,54 @@ uint32_t ring_slots(enum blkif_abi abi, uint32_t pages)
     return slots;
 }
 
-int ring_attach(struct ring *ring, void *shared, uint32_t pages, enum blkif_abi abi)
+void ring_view(const void *shared, struct ring_view *ret_view)
 {
-    struct ring attached = {
+    const volatile uint8_t *at = shared;
+
+    ret_view->nonce = __atomic_load_n(
+        (const volatile uint64_t *)(const volatile void *)(at + AT_NONCE), __ATOMIC_RELAXED);
+    ret_view->rsp_prod = __atomic_load_n(
+        (const volatile uint32_t *)(const volatile void *)(at + AT_RSP_PROD), __ATOMIC_RELAXED);
+    ret_view->req_prod = __atomic_load_n(
+        (const volatile uint32_t *)(const volatile void *)(at + AT_REQ_PROD), __ATOMIC_ACQUIRE);
+}
+
+int ring_resume(struct ring *ring, void *shared, uint32_t pages, enum blkif_abi abi,
+                const struct ring_view *view, uint32_t taken)
+{
+    struct ring resumed = {
         .shared = shared,
         .abi = abi,
         .slots = ring_slots(abi, pages),
         .slot_bytes = blkif_slot_bytes(abi),
+        .req_cons = view->rsp_prod + taken,
+        .rsp_prod = view->rsp_prod,
+        .rsp_pushed = view->rsp_prod,
     };
-    uint32_t req_prod, rsp_prod;
+    uint32_t unanswered = view->req_prod - view->rsp_prod;
 
-    if (attached.slots == 0)
+    if (resumed.slots == 0)
         return -EINVAL;
-    rsp_prod = __atomic_load_n(shared_word(&attached, AT_RSP_PROD), __ATOMIC_RELAXED);
-    req_prod = __atomic_load_n(shared_word(&attached, AT_REQ_PROD), __ATOMIC_ACQUIRE);
-    if (req_prod - rsp_prod > attached.slots)
+    if (unanswered > resumed.slots || taken > unanswered)
         return -EPROTO;
-    attached.req_cons = attached.rsp_prod = attached.rsp_pushed = rsp_prod;
-    *ring = attached;
+    *ring = resumed;
     return 0;
+}
+
+int ring_attach(struct ring *ring, void *shared, uint32_t pages, enum blkif_abi abi)
+{
+    struct ring_view view;
+
+    if (ring_slots(abi, pages) == 0)
+        return -EINVAL;
+    ring_view(shared, &view);
+    return ring_resume(ring, shared, pages, abi, &view, 0);
+}
+
+void ring_set_nonce(struct ring *ring, uint64_t nonce)
+{
+    __atomic_store_n((volatile uint64_t *)(volatile void *)(ring->shared + AT_NONCE), nonce,
+                     __ATOMIC_RELEASE);
 }
 
 /*

@@ -6,6 +6,10 @@
  * bytes, then come `slots` (a power of two) slots of blkif_slot_bytes. All indices run freely
  * modulo 2^32.
  *
+ * The pad's last 8 bytes hold a nonce of ours. No frontend reads or writes them but to initialise
+ * the ring, which zeroes them (SHARED_RING_INIT of Xen, Linux, FreeBSD, Mini-OS, GRUB, Windows): a
+ * ring that still has the nonce is the ring that was given it.
+ *
  * Invariants:
  *  1. responses put <= requests taken <= responses put + slots: no response overwrites a request
  *     that was not taken, whatever the guest writes.
@@ -45,6 +49,22 @@ uint32_t ring_slots(enum blkif_abi abi, uint32_t pages);
 /* Attaches at the shared rsp_prod: everything behind it counts as not yet taken. -EPROTO if the
  * guest's indices are more than a ring apart, -EINVAL if pages is 0 or above LIMIT_RING_PAGES. */
 int ring_attach(struct ring *ring, void *shared, uint32_t pages, enum blkif_abi abi);
+
+/* What a shared ring says, each word read once (law 3). */
+struct ring_view {
+    uint64_t nonce; /* 0: none was written since the ring was initialised */
+    uint32_t rsp_prod, req_prod;
+};
+
+void ring_view(const void *shared, struct ring_view *ret_view);
+
+/* Attaches where an earlier life left off (proto/journal): at the view's rsp_prod, with the next
+ * `taken` requests already taken. Errors as ring_attach; -EPROTO too if there are not so many. Then
+ * notify once whatever ring_push says: the last push's notification may have been lost. */
+int ring_resume(struct ring *ring, void *shared, uint32_t pages, enum blkif_abi abi,
+                const struct ring_view *view, uint32_t taken);
+
+void ring_set_nonce(struct ring *ring, uint64_t nonce);
 
 /* Takes one request: copies its slot, once, to `slot`, with zeros beyond the slot's length. 1
  * taken, 0 nothing there, -EPROTO broken. */

@@ -31,6 +31,10 @@ _Static_assert(offsetof(struct blkif_sring, rsp_prod) == 8, "sring");
 _Static_assert(offsetof(struct blkif_sring, rsp_event) == 12, "sring");
 _Static_assert(offsetof(struct blkif_sring, ring) == 64, "sring");
 
+/* Where the nonce lies: in the part of the pad that no ring type ever gave a meaning. */
+enum { AT_NONCE = 56 };
+_Static_assert(offsetof(struct blkif_sring, __pad) <= AT_NONCE, "sring");
+
 enum { CANARY = 0x5c };
 
 #define ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
@@ -253,6 +257,88 @@ static void test_attach_refuses_page_counts(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(pages); i++)
         assert_int_equal(ring_attach(&ring, guest.sring, pages[i], guest.abi), -EINVAL);
     assert_int_equal(ring_attach(&ring, guest.sring, LIMIT_RING_PAGES, guest.abi), 0);
+    guest_stop(&guest);
+}
+
+/* A daemon that comes back goes on behind what its predecessor had taken (law 8). */
+static void test_resume_goes_on_behind_what_was_taken(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(starts); i++) {
+        uint8_t slot[LIMIT_SLOT_BYTES];
+        struct ring_view view;
+        struct blkif_req req;
+        struct guest guest;
+        struct ring ring;
+
+        guest_start(&guest, BLKIF_ABI_X86_32, 1, starts[i]);
+        for (uint64_t id = 0; id < guest.slots; id++)
+            guest_fill(&guest, id);
+        guest_push(&guest);
+        ring_view(guest.sring, &view);
+        assert_int_equal(view.rsp_prod, starts[i]);
+        assert_int_equal(view.req_prod, starts[i] + guest.slots);
+        assert_int_equal(ring_resume(&ring, guest.sring, 1, guest.abi, &view, 30), 0);
+        assert_int_equal(ring_in_flight(&ring), 30);
+        for (uint64_t id = 30; id < 32; id++) {
+            assert_int_equal(ring_take(&ring, slot), 1);
+            assert_null(slot_fault(&guest, slot, &req));
+            assert_int_equal(req.id, id);
+        }
+        assert_int_equal(ring_take(&ring, slot), 0);
+        ring_put(&ring, 7, BLKIF_READ, BLKIF_OKAY);
+        ring_push(&ring);
+        assert_int_equal(guest.sring->rsp_prod, starts[i] + 1);
+        guest_stop(&guest);
+    }
+}
+
+/* It believes the view that recovery was decided by, not what the guest says since (law 3). */
+static void test_resume_refuses_what_the_view_cannot_be(void **state)
+{
+    static const struct {
+        uint32_t rsp_prod, req_prod, taken;
+        int result;
+    } cases[] = {
+        {5, 5, 0, 0},          {5, 37, 32, 0},
+        {UINT32_MAX, 3, 4, 0}, {5, 5, 1, -EPROTO},
+        {5, 38, 0, -EPROTO},   {5, 4, 0, -EPROTO},
+        {5, 37, 33, -EPROTO},  {5, 15, UINT32_MAX, -EPROTO},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct ring_view view = {0, cases[i].rsp_prod, cases[i].req_prod};
+        struct guest guest;
+        struct ring ring;
+
+        guest_start(&guest, BLKIF_ABI_X86_64, 1, 77);
+        assert_int_equal(ring_resume(&ring, guest.sring, 1, guest.abi, &view, cases[i].taken),
+                         cases[i].result);
+        guest_stop(&guest);
+    }
+}
+
+/* The nonce is ours, the rest of the pad and the indices are not; initialising a ring removes it.
+ */
+static void test_nonce_lives_until_the_ring_is_initialised(void **state)
+{
+    struct ring_view view;
+    struct blkif_sring before;
+    struct guest guest;
+    struct ring ring;
+
+    (void)state;
+    start_both(&guest, &ring, BLKIF_ABI_X86_64, 1, 9);
+    memcpy(&before, guest.sring, sizeof(before));
+    ring_set_nonce(&ring, 0x0123456789abcdef);
+    assert_memory_equal(guest.sring, &before, AT_NONCE);
+    assert_memory_equal((uint8_t *)guest.sring + 64, (uint8_t *)&before + 64, sizeof(before) - 64);
+    ring_view(guest.sring, &view);
+    assert_true(view.nonce == 0x0123456789abcdef);
+    SHARED_RING_INIT(guest.sring);
+    ring_view(guest.sring, &view);
+    assert_true(view.nonce == 0);
     guest_stop(&guest);
 }
 
@@ -1003,6 +1089,9 @@ int main(void)
         cmocka_unit_test(test_attach_goes_on_where_responses_end),
         cmocka_unit_test(test_attach_refuses_indices_too_far_apart),
         cmocka_unit_test(test_attach_refuses_page_counts),
+        cmocka_unit_test(test_resume_goes_on_behind_what_was_taken),
+        cmocka_unit_test(test_resume_refuses_what_the_view_cannot_be),
+        cmocka_unit_test(test_nonce_lives_until_the_ring_is_initialised),
         cmocka_unit_test(test_take_finds_each_slot_in_each_abi),
         cmocka_unit_test(test_take_leaves_what_is_not_pushed),
         cmocka_unit_test(test_overrun_breaks_the_ring_until_attached_anew),
