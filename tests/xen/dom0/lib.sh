@@ -5,7 +5,7 @@
 # The disks of the lab: one memory-backed NBD server each, named alike in blkgate.conf.
 LAB_DISKS='fs fio hot kill'
 # Disks whose servers scenarios start themselves.
-LAB_OWN_DISKS='sparse boot'
+LAB_OWN_DISKS='sparse boot pvhboot'
 LAB_DISK_SIZE=64M
 LAB_SCRIPT=block-blkgate
 SCENARIO_SECONDS=300
@@ -107,6 +107,16 @@ server_sum() {
     nbdcopy "$(nbd_uri "$1")" - 2>/dev/null | head -c "$2" | sha256sum | cut -d' ' -f1
 }
 
+# boot_disk NAME TREE MIB: a disk with one partition of the files in TREE (which goes), and its server. What
+# is asked of the server is in NAME.commands.
+boot_disk() {
+    truncate -s "$3M" "/run/lab/$1.img"
+    echo 2048, | sfdisk -q "/run/lab/$1.img" &&
+        mke2fs -q -t ext2 -d "$2" -E offset=1048576 "/run/lab/$1.img" "$(($3 - 1))M" || return 1
+    rm -rf "$2"
+    server_start "$1" --filter=log file "/run/lab/$1.img" "logfile=/lab/out/$1.commands"
+}
+
 # --- guests ---------------------------------------------------------------------------------------
 
 disk_spec() { echo "vdev=$2,format=raw,script=$LAB_SCRIPT,target=$1"; }
@@ -116,12 +126,16 @@ guest_log() { echo "/var/log/xen/guest-$1.log"; }
 # guest_conf NAME TEST [DISK:VDEV]...: TEST is the file in tests/xen/guest that the guest's init runs.
 guest_conf() {
     guest=$1 test=$2; shift 2
-    kernel=/guest/vmlinuz ramdisk=/run/lab/plain.cpio memory=160 vcpus=1
+    type=pv kernel=/guest/vmlinuz ramdisk=/run/lab/plain.cpio memory=160 vcpus=1
     extra="console=hvc0 quiet mitigations=off panic=5 lab=$test"
     case $test in
     fio) ramdisk=/run/lab/fio.cpio memory=512 ;;
-    # It finds everything on the disk, Linux' command line too.
-    grub) kernel=/usr/lib/grub-xen/grub-x86_64-xen.bin ramdisk='' memory=640 extra='(xen/xvda,msdos1)/boot/grub/grub.cfg' ;;
+    # They find everything on the disk, Linux' command line too.
+    grub | pvhgrub)
+        ramdisk='' memory=640 extra='(xen/xvda,msdos1)/boot/grub/grub.cfg'
+        kernel=/usr/lib/grub-xen/grub-x86_64-xen.bin
+        [ "$test" = grub ] || type=pvh kernel=/usr/lib/grub-xen/grub-i386-xen_pvh.bin
+        ;;
     # Linux' own limits are lower than what is offered.
     features)
         memory=320 vcpus=2
@@ -135,7 +149,7 @@ guest_conf() {
     done
     cat <<END
 name = "$guest"
-type = "pv"
+type = "$type"
 kernel = "$kernel"
 ${ramdisk:+ramdisk = \"$ramdisk\"}
 extra = "$extra"
