@@ -27,6 +27,10 @@
  * In B the vbd writes, beside what a backend must, `blkgate-status`: "opening", "ready",
  * "failed: REASON" or "held: REASON", for the hotplug script and for people.
  *
+ * A frontend may use what B shows (queues, ring pages, INDIRECT segments), whoever wrote it: it may
+ * have read it long ago, as xen-blkback's word, or as an earlier configuration's. So these nodes
+ * are only raised under it, and begin anew with state 2. Who uses more is refused.
+ *
  * Stop and start. A clean stop drains and flushes, leaves B/state at 4 (or 5), writes
  * `blkgate-released` = 1 and ends. What a start does, by B/state and frontend (F):
  *

@@ -145,10 +145,19 @@ no_link:
     cannot_open(vbd, seen);
 }
 
-/* The limits of the configuration into B, where it is in state seen->own, or on its way `to` it. */
-static int write_limits(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to)
+static struct vbd_limits configured_limits(const struct config *config)
 {
-    const struct config *config = vbd->host->config;
+    return (struct vbd_limits){
+        .queues = config->queues,
+        .ring_order = config->ring_page_order,
+        .indirect_segments = config->indirect_segments,
+    };
+}
+
+/* The limits into B, where it is in state seen->own, or on its way `to` another. */
+static int write_limits(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to,
+                        const struct vbd_limits *limits)
+{
     char indirect[16], order[16], queues[16];
     const struct vbd_write writes[] = {
         {KEY_MAX_INDIRECT, indirect},
@@ -157,9 +166,9 @@ static int write_limits(struct vbd *vbd, const struct vbd_seen *seen, enum xenbu
     };
     const unsigned count = sizeof(writes) / sizeof(*writes);
 
-    snprintf(indirect, sizeof(indirect), "%" PRIu32, config->indirect_segments);
-    snprintf(order, sizeof(order), "%" PRIu32, config->ring_page_order);
-    snprintf(queues, sizeof(queues), "%" PRIu32, config->queues);
+    snprintf(indirect, sizeof(indirect), "%" PRIu32, limits->indirect_segments);
+    snprintf(order, sizeof(order), "%" PRIu32, limits->ring_order);
+    snprintf(queues, sizeof(queues), "%" PRIu32, limits->queues);
     if (to != XENBUS_ABSENT)
         return go(vbd, seen, to, writes, count);
     return vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, writes, count);
@@ -167,22 +176,35 @@ static int write_limits(struct vbd *vbd, const struct vbd_seen *seen, enum xenbu
 
 static void do_offer(struct vbd *vbd, const struct vbd_seen *seen)
 {
-    if (write_limits(vbd, seen, XENBUS_INIT_WAIT) == 0)
+    struct vbd_limits limits = configured_limits(vbd->host->config);
+
+    if (write_limits(vbd, seen, XENBUS_INIT_WAIT, &limits) == 0)
         vbd->offered = true;
 }
 
-/* State 2 was xen-blkback's, and so are the limits beside it. Once, before a new device's frontend
- * begins: one that has read them already is served all the same, for F holds nothing of an earlier
- * life yet. */
+static uint32_t greater(uint32_t one, uint32_t other)
+{
+    return one > other ? one : other;
+}
+
+/* State 2 was xen-blkback's, and so are the limits beside it. A guest that runs may have read them,
+ * so they are raised to ours and never lowered; once, before the frontend begins. */
 void vbd_show_limits(struct vbd *vbd, const struct vbd_seen *seen)
 {
+    struct vbd_limits limits = configured_limits(vbd->host->config), found;
     int ret;
 
     if (vbd->offered || !vbd->status[0] || vbd->kind != VBD_KIND_VBD || !vbd->node.script ||
         seen->own != XENBUS_INIT_WAIT)
         return;
     if (seen->frontend == XENBUS_INITIALISING) {
-        ret = write_limits(vbd, seen, XENBUS_ABSENT);
+        ret = vbd_nodes_limits(vbd->host->store, vbd->back, &found);
+        if (ret == 0) {
+            limits.queues = greater(limits.queues, found.queues);
+            limits.ring_order = greater(limits.ring_order, found.ring_order);
+            limits.indirect_segments = greater(limits.indirect_segments, found.indirect_segments);
+            ret = write_limits(vbd, seen, XENBUS_ABSENT, &limits);
+        }
         if (ret < 0) {
             vbd_not_now(vbd, "limits not written", ret);
             return;
@@ -264,7 +286,6 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
         vbd_not_now(vbd, "not connected", ret);
         return;
     }
-    vbd->order.indirect_segments = (uint16_t)vbd->host->config->indirect_segments;
     vbd->order.discard = offers_discard(vbd);
     vbd->served = true; /* from here on requests may be in flight */
     vbd_order(vbd, DISK_WANT_CONNECT);

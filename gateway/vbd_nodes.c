@@ -299,16 +299,33 @@ static int read_ring_key(void *arg, const char *key, char *ret_value, size_t byt
 }
 
 static int read_limit(struct store *store, const char *back, const char *key, uint32_t absent,
-                      uint32_t *ret_limit)
+                      uint32_t max, uint32_t *ret_limit)
 {
     char word[SMALL_BYTES];
+    uint32_t limit = absent;
     int ret = read_word(store, STORE_ALONE, back, key, word);
 
     if (ret < 0 && ret != -ENOENT)
         return ret;
-    if (ret < 0 || xenbus_parse_u32(word, UINT32_MAX, ret_limit) < 0)
-        *ret_limit = absent;
+    if (ret == 0)
+        (void)xenbus_parse_u32(word, UINT32_MAX, &limit);
+    *ret_limit = limit < absent ? absent : limit > max ? max : limit;
     return 0;
+}
+
+int vbd_nodes_limits(struct store *store, const char *back, struct vbd_limits *ret_limits)
+{
+    struct vbd_limits limits;
+    int ret = read_limit(store, back, KEY_MAX_QUEUES, 1, LIMIT_QUEUES, &limits.queues);
+
+    if (ret == 0)
+        ret = read_limit(store, back, KEY_MAX_RING_ORDER, 0, LIMIT_RING_ORDER, &limits.ring_order);
+    if (ret == 0)
+        ret =
+            read_limit(store, back, KEY_MAX_INDIRECT, 0, LIMIT_SEGMENTS, &limits.indirect_segments);
+    if (ret == 0)
+        *ret_limits = limits;
+    return ret;
 }
 
 int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node *node,
@@ -316,14 +333,17 @@ int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node
 {
     struct ring_reader reader = {.store = store, .directory = node->frontend};
     struct vbd_ring_source source = {.read = read_ring_key, .arg = &reader};
-    int ret = read_limit(store, back, KEY_MAX_QUEUES, 1, &source.queues_offered);
+    struct vbd_limits limits;
+    int ret = vbd_nodes_limits(store, back, &limits);
 
     if (ret < 0)
         return ret;
-    ret = read_limit(store, back, KEY_MAX_RING_ORDER, 0, &source.order_offered);
-    if (ret < 0)
-        return ret;
-    return vbd_ring_read(&source, ret_order, ret_reason);
+    source.queues_offered = limits.queues;
+    source.order_offered = limits.ring_order;
+    ret = vbd_ring_read(&source, ret_order, ret_reason);
+    if (ret == 0)
+        ret_order->indirect_segments = (uint16_t)limits.indirect_segments;
+    return ret;
 }
 
 /* -- writing ------------------------------------------------------------------------------- */

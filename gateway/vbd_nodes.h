@@ -82,7 +82,16 @@ int vbd_nodes_told(struct store *store, const char *back, struct disk_properties
 /* Removes B if it is still closed and not wanted (driver domain). -ESTALE if it is not so. */
 int vbd_nodes_remove(struct store *store, const char *back);
 
-/* The rings that F asks for; see vbd_ring_read. */
+/* What a frontend may use: what B shows, whoever wrote it, for the frontend may have read it long
+ * ago. Absent or junk: one queue of one page, and no INDIRECT; never more than proto/limits.h. */
+struct vbd_limits {
+    uint32_t queues;
+    uint32_t ring_order;
+    uint32_t indirect_segments;
+};
+int vbd_nodes_limits(struct store *store, const char *back, struct vbd_limits *ret_limits);
+
+/* The rings that F asks for (see vbd_ring_read), within B's limits; and its indirect segments. */
 int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node *node,
                     struct disk_order *ret_order, char ret_reason[static LIMIT_REASON_BYTES]);
 

@@ -3,8 +3,8 @@
  *
  * blkfront writes ring-page-order and multi-queue-num-queues only if they say more than the
  * default, and never removes them: after a kexec into a kernel with other settings the old ones
- * still lie there. So, where we offered only the default (hence nobody could rightly ask for more)
- * and the plain nodes are in order, the plain nodes count.
+ * still lie there. So, where they say more than B offers (which nobody could rightly ask for) and
+ * the plain nodes are in order, the plain nodes count.
  */
 #include "gateway/vbd_ring.h"
 
@@ -15,9 +15,9 @@
 
 #include "proto/xenbus.h"
 
-enum { VALUE_BYTES = 64, KEY_BYTES = 64, RING_ORDER_MAX = 4 };
+enum { VALUE_BYTES = 64, KEY_BYTES = 64 };
 
-_Static_assert(1 << RING_ORDER_MAX == LIMIT_RING_PAGES, "the greatest ring order");
+_Static_assert(1 << LIMIT_RING_ORDER == LIMIT_RING_PAGES, "the greatest ring order");
 
 struct reading {
     const struct vbd_ring_source *source;
@@ -142,6 +142,18 @@ static bool plain_ring(const struct vbd_ring_source *source, struct disk_ring *r
     return read_ring(&reading, "", -1, ret_ring) == 0;
 }
 
+static int refuse_excess(struct reading *reading, uint32_t queue_count, uint32_t page_order)
+{
+    const struct vbd_ring_source *source = reading->source;
+
+    if (queue_count > source->queues_offered)
+        return refuse(reading, "the frontend's " KEY_NUM_QUEUES " is %u, and %u %s offered",
+                      queue_count, source->queues_offered,
+                      source->queues_offered == 1 ? "was" : "were");
+    return refuse(reading, "the frontend's " KEY_RING_ORDER " is %u, and %u was offered",
+                  page_order, source->order_offered);
+}
+
 int vbd_ring_read(const struct vbd_ring_source *source, struct disk_order *ret_order,
                   char ret_reason[static LIMIT_REASON_BYTES])
 {
@@ -157,15 +169,16 @@ int vbd_ring_read(const struct vbd_ring_source *source, struct disk_order *ret_o
     ret = read_number(&reading, KEY_NUM_QUEUES, 1, LIMIT_QUEUES, &order.queue_count);
     if (ret < 0 && ret != -ENOENT)
         return ret;
-    ret = read_number(&reading, KEY_RING_ORDER, 0, RING_ORDER_MAX, &page_order);
+    ret = read_number(&reading, KEY_RING_ORDER, 0, LIMIT_RING_ORDER, &page_order);
     if (ret < 0 && ret != -ENOENT)
         return ret;
     numbered = ret == 0; /* present, even 0, means numbered references */
 
-    more = (order.queue_count > 1 && source->queues_offered <= 1) ||
-           (page_order > 0 && source->order_offered == 0);
+    more = order.queue_count > source->queues_offered || page_order > source->order_offered;
     if (more && plain_ring(source, &order.queue[0])) {
         order.queue_count = 1;
+    } else if (more) {
+        return refuse_excess(&reading, order.queue_count, page_order);
     } else if (order.queue_count == 1) {
         ret = read_ring(&reading, "", numbered ? (int)page_order : -1, &order.queue[0]);
         if (ret < 0)

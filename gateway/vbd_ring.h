@@ -16,9 +16,8 @@ struct vbd_ring_source {
     /* The value of F/key: 0, -ENOENT, or another -errno. */
     int (*read)(void *arg, const char *key, char *ret_value, size_t bytes);
     void *arg;
-    uint32_t
-        queues_offered; /* B/multi-queue-max-queues as the frontend could read it; 1 if absent */
-    uint32_t order_offered; /* B/max-ring-page-order likewise; 0 if absent */
+    uint32_t queues_offered; /* as the frontend could read it in B; nobody may use more */
+    uint32_t order_offered;
 };
 
 /* Fills abi, queue_count and queue[]. -EPROTO: refused, ret_reason says why; else the read's error:

@@ -59,21 +59,50 @@ static void connects_ovmf_that_waits_for_nothing(void **state)
     wait_b(r, "info", "4");
 }
 
-static void connects_more_queues_and_pages_if_the_guest_read_more(void **state)
+/* Rings of 8, 9 .. and ports of 3, 4 .., in one transaction as blkfront writes them. */
+static void ask_for(struct room *r, unsigned queues, unsigned order)
+{
+    xs_transaction_t t;
+
+    do {
+        t = xs_transaction_start(r->guest->xs);
+        guest_xs_write(r->guest, t, r->disk.frontend, "multi-queue-num-queues", "%u", queues);
+        guest_xs_write(r->guest, t, r->disk.frontend, "ring-page-order", "%u", order);
+        for (unsigned ring = 0, ref = 8; ring < queues; ring++) {
+            char dir[160], key[24];
+
+            snprintf(dir, sizeof(dir), queues > 1 ? "%s/queue-%u" : "%s", r->disk.frontend, ring);
+            for (unsigned page = 0; page < 1u << order; page++) {
+                snprintf(key, sizeof(key), "ring-ref%u", page);
+                guest_xs_write(r->guest, t, dir, key, "%u", ref++);
+            }
+            guest_xs_write(r->guest, t, dir, "event-channel", "%u", 3 + ring);
+        }
+        guest_xs_write(r->guest, t, r->disk.frontend, "protocol", "x86_32-abi");
+        guest_xs_write(r->guest, t, r->disk.frontend, "state", "3");
+    } while (!xs_transaction_end(r->guest->xs, t, false));
+}
+
+static void start_offering(struct room *r, unsigned queues, unsigned order, unsigned segments)
+{
+    static struct config more;
+
+    more = room_config;
+    more.queues = queues;
+    more.ring_page_order = order;
+    more.indirect_segments = segments;
+    backend_stop(r->backend);
+    assert_int_equal(backend_start(&more, &r->worker, 1, &r->backend), 0);
+}
+
+static void connects_as_many_queues_and_pages_as_are_offered(void **state)
 {
     struct room *r = *state;
-    static const char *const nodes[][2] = {
-        {"multi-queue-num-queues", "2"}, {"ring-page-order", "1"},
-        {"queue-0/ring-ref0", "8"},      {"queue-0/ring-ref1", "9"},
-        {"queue-0/event-channel", "3"},  {"queue-1/ring-ref0", "10"},
-        {"queue-1/ring-ref1", "11"},     {"queue-1/event-channel", "4"},
-        {"protocol", "x86_32-abi"},      {"state", "3"},
-    };
 
+    start_offering(r, 2, 1, 64);
     attach(r, "qdisk", "root", NULL);
     wait_be(r, "2");
-    for (unsigned i = 0; i < sizeof(nodes) / sizeof(*nodes); i++)
-        put(r, r->disk.frontend, nodes[i][0], nodes[i][1]);
+    ask_for(r, 2, 1);
     wait_be(r, "4");
     assert_int_equal(r->worker->connect.abi, BLKIF_ABI_X86_32);
     assert_int_equal(r->worker->connect.queue_count, 2);
@@ -82,7 +111,71 @@ static void connects_more_queues_and_pages_if_the_guest_read_more(void **state)
     assert_int_equal(r->worker->connect.queue[1].event_channel, 4);
 }
 
-/* blkfront never removes these; what we offered (0 and 1) nobody could rightly exceed. */
+static void more_than_was_offered_is_refused_and_may_be_mended(void **state)
+{
+    struct room *r = *state;
+    static const char error[] = "/local/domain/0/error/backend/qdisk/5/51712";
+
+    start_offering(r, 2, 1, 64);
+    attach(r, "qdisk", "root", NULL);
+    wait_be(r, "2");
+    ask_for(r, 3, 0);
+    wait_be(r, "5");
+    wait_b(r, "blkgate-status",
+           "failed: the frontend's multi-queue-num-queues is 3, and 2 were offered");
+    wait_node(r->guest, error, "error",
+              "5 the frontend's multi-queue-num-queues is 3, and 2 were offered");
+    fe(r, "6");
+    wait_be(r, "6");
+    fe(r, "1");
+    wait_be(r, "2");
+    ask_for(r, 2, 2);
+    wait_be(r, "5");
+    wait_node(r->guest, error, "error", "5 the frontend's ring-page-order is 2, and 1 was offered");
+    assert_int_equal(ask(r->worker, &r->worker->connects), 0);
+    fe(r, "6");
+    wait_be(r, "6");
+    fe(r, "1");
+    wait_be(r, "2");
+    ask_for(r, 2, 1);
+    wait_be(r, "4");
+    wait_node(r->guest, error, "error", NULL);
+}
+
+/* Taken up again by a daemon whose configuration allows less: the guest was told more. */
+static void what_a_guest_was_told_outlives_the_configuration(void **state)
+{
+    struct room *r = *state;
+
+    start_offering(r, 2, 1, 256);
+    attach(r, "qdisk", "root", NULL);
+    wait_be(r, "2");
+    ask_for(r, 2, 1);
+    wait_be(r, "4");
+    start_offering(r, 1, 0, 0);
+    wait_count(r->worker, &r->worker->connects, 2);
+    be_stays(r, "4");
+    assert_int_equal(r->worker->connect.indirect_segments, 256);
+    assert_int_equal(r->worker->connect.queue_count, 2);
+    assert_int_equal(r->worker->connect.queue[1].page_count, 2);
+    wait_b(r, "feature-max-indirect-segments", "256");
+    start_offering(r, 4, 4, 256);
+    wait_count(r->worker, &r->worker->connects, 3);
+    be_stays(r, "4");
+    wait_b(r, "multi-queue-max-queues", "2");
+    start_offering(r, 1, 0, 0);
+    wait_count(r->worker, &r->worker->connects, 4);
+    fe(r, "6");
+    wait_be(r, "6");
+    fe(r, "1"); /* from its next connection on it is the configuration's word */
+    wait_be(r, "2");
+    wait_b(r, "multi-queue-max-queues", "1");
+    wait_b(r, "feature-max-indirect-segments", "0");
+    ask_for(r, 2, 1);
+    wait_be(r, "5");
+}
+
+/* blkfront never removes these; and what is offered nobody could rightly exceed. */
 static void stale_nodes_of_an_earlier_kernel_do_not_count(void **state)
 {
     struct room *r = *state;
@@ -90,6 +183,15 @@ static void stale_nodes_of_an_earlier_kernel_do_not_count(void **state)
     attach(r, "qdisk", "root", NULL);
     put(r, r->disk.frontend, "multi-queue-num-queues", "4");
     put(r, r->disk.frontend, "ring-page-order", "2");
+    connect_disk(r);
+    assert_int_equal(r->worker->connect.queue_count, 1);
+    assert_int_equal(r->worker->connect.queue[0].page_count, 1);
+    start_offering(r, 2, 1, 64); /* less than then, and more than one */
+    wait_count(r->worker, &r->worker->connects, 2);
+    assert_int_equal(r->worker->connect.queue_count, 1);
+    fe(r, "6");
+    wait_be(r, "6");
+    fe(r, "1");
     connect_disk(r);
     assert_int_equal(r->worker->connect.queue_count, 1);
     assert_int_equal(r->worker->connect.queue[0].page_count, 1);
@@ -163,36 +265,57 @@ static void a_script_opens_the_gate(void **state)
     put(r, r->disk.backend, "max-ring-page-order", "4"); /* xen-blkback */
     put(r, r->disk.backend, "multi-queue-max-queues", "2");
     put(r, r->disk.backend, "state", "2");
-    wait_b(r, "max-ring-page-order", "0"); /* ours, before the guest begins */
-    wait_b(r, "multi-queue-max-queues", "1");
+    wait_b(r, "feature-max-indirect-segments",
+           "64"); /* ours, before the guest begins, and no less */
+    wait_b(r, "max-ring-page-order", "4");
+    wait_b(r, "multi-queue-max-queues", "2");
     fe_rings(r, "8", "3", "3");
     be_stays(r, "2");
     tool_hotplug_done(&r->disk);
     wait_be(r, "4");
 }
 
-/* A guest that runs may have read xen-blkback's limits before ours were there. */
+/* A guest that runs may have read xen-blkback's limits: those are served, whatever the
+ * configuration says (hazard H8c). */
 static void what_xen_blkback_offered_is_served(void **state)
 {
     struct room *r = *state;
 
     attach(r, "vbd", "root", "block-blkgate");
     wait_b(r, "blkgate-status", "ready");
-    put(r, r->disk.backend, "max-ring-page-order", "4");
+    put(r, r->disk.backend, "max-ring-page-order", "1");
+    put(r, r->disk.backend, "multi-queue-max-queues", "99"); /* of which we serve 16 */
+    put(r, r->disk.backend, "feature-max-indirect-segments", "256");
     put(r, r->disk.backend, "state", "2");
-    wait_b(r, "max-ring-page-order", "0");
-    put(r, r->disk.frontend, "ring-page-order", "1");
-    put(r, r->disk.frontend, "ring-ref0", "8");
-    put(r, r->disk.frontend, "ring-ref1", "9");
-    put(r, r->disk.frontend, "event-channel", "3");
-    put(r, r->disk.frontend, "protocol", "x86_64-abi");
-    fe(r, "3");
+    wait_b(r, "multi-queue-max-queues", "16");
+    wait_b(r, "max-ring-page-order", "1");
+    ask_for(r, 2, 1);
+    be_stays(r, "2");
     tool_hotplug_done(&r->disk);
     wait_be(r, "4");
+    assert_int_equal(r->worker->connect.queue_count, 2);
+    assert_int_equal(r->worker->connect.queue[1].page_count, 2);
+    assert_int_equal(r->worker->connect.indirect_segments, 256);
+    wait_b(r, "feature-max-indirect-segments", "256");
     /* Once: they are not written under a guest that uses them. */
     put(r, r->disk.backend, "max-ring-page-order", "4");
     be_stays(r, "4");
     wait_b(r, "max-ring-page-order", "4");
+}
+
+/* A frontend that was connected by xen-blkback's limits before the script was done. */
+static void what_nobody_offered_is_one_ring_of_one_page(void **state)
+{
+    struct room *r = *state;
+
+    attach(r, "vbd", "root", "block-blkgate");
+    wait_b(r, "blkgate-status", "ready");
+    fe_rings(r, "8", "3", "3");
+    put(r, r->disk.backend, "state", "2");
+    tool_hotplug_done(&r->disk);
+    wait_be(r, "4");
+    assert_int_equal(r->worker->connect.indirect_segments, 0);
+    wait_b(r, "feature-max-indirect-segments", "0");
 }
 
 static void without_blkback_state_2_is_ours_after_a_while(void **state)
@@ -304,6 +427,7 @@ static void doubles_and_excess_are_refused(void **state)
         {"queue-1/event-channel", "4"},  {"protocol", "x86_64-abi"},
     };
 
+    start_offering(r, 16, 4, 64);
     attach(r, "qdisk", "root", NULL);
     for (unsigned i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         wait_be(r, "2");
@@ -632,13 +756,16 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(connects),
         TEST(connects_ovmf_that_waits_for_nothing),
-        TEST(connects_more_queues_and_pages_if_the_guest_read_more),
+        TEST(connects_as_many_queues_and_pages_as_are_offered),
+        TEST(more_than_was_offered_is_refused_and_may_be_mended),
+        TEST(what_a_guest_was_told_outlives_the_configuration),
         TEST(stale_nodes_of_an_earlier_kernel_do_not_count),
         TEST(found_at_start_like_later),
         TEST(what_is_not_ours_is_left_alone),
         TEST(junk_beside_our_nodes_is_ignored),
         TEST(a_script_opens_the_gate),
         TEST(what_xen_blkback_offered_is_served),
+        TEST(what_nobody_offered_is_one_ring_of_one_page),
         TEST(without_blkback_state_2_is_ours_after_a_while),
         TEST(the_script_hears_of_an_unknown_disk),
         TEST(the_script_hears_of_an_unreachable_server),

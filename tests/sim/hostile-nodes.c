@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* "@ref0" and the like stand for a good ring's; NULL: no such node. */
+/* "@ref0" and the like stand for a good ring's, "@more" for one more than the backend offers; NULL:
+ * no such node. */
 struct node {
     const char *key, *value;
 };
@@ -28,6 +29,8 @@ static const struct {
     {"multi-queue-num-queues is 0, not within", {{"multi-queue-num-queues", "0"}}},
     {"multi-queue-num-queues is 17, not within", {{"multi-queue-num-queues", "17"}}},
     {"multi-queue-num-queues is \"2x\", not a number", {{"multi-queue-num-queues", "2x"}}},
+    {"multi-queue-num-queues is .* offered",
+     {{"multi-queue-num-queues", "@more"}, {"ring-ref", NULL}}},
     {"no queue-0/ring-ref", {{"multi-queue-num-queues", "2"}}},
     {"no queue-1/ring-ref",
      {{"multi-queue-num-queues", "2"},
@@ -51,6 +54,7 @@ static const struct {
       {"queue-1/ring-ref", "@ref0"},
       {"queue-1/event-channel", "@port1"}}},
     {"ring-page-order is 5, not within", {{"ring-page-order", "5"}}},
+    {"ring-page-order is .* offered", {{"ring-page-order", "@more"}, {"ring-ref", NULL}}},
     {"no ring-ref1", {{"ring-page-order", "1"}, {"ring-ref0", "@ref0"}}},
     {"ring-ref .* twice",
      {{"ring-page-order", "1"}, {"ring-ref0", "@ref0"}, {"ring-ref1", "@ref0"}}},
@@ -91,11 +95,32 @@ struct good {
     uint32_t ref[2], port[2];
 };
 
+/* What the backend offers of it, and what there can be at all. */
+static long offered(struct load *load, const char *key, long *ret_most)
+{
+    bool queues = strcmp(key, "multi-queue-num-queues") == 0;
+
+    *ret_most = queues ? GUEST_QUEUES_MAX : 4;
+    return guest_xs_read_number(load->guest, load->front->disk->backend,
+                                queues ? "multi-queue-max-queues" : "max-ring-page-order", 0);
+}
+
+/* Can more be asked for than is offered, and less than is junk anyway? */
+static bool junk_possible(struct load *load, size_t pick)
+{
+    const struct node *node = junk[pick].nodes;
+    long most;
+
+    return !node->value || strcmp(node->value, "@more") != 0 ||
+           offered(load, node->key, &most) < most;
+}
+
 static int node_write(struct load *load, const struct node *node, const struct good *good)
 {
     const char *dir = load->front->disk->frontend, *value = node->value;
     size_t last = value ? strlen(value) : 0;
     unsigned which;
+    long most;
 
     if (!value) {
         node_remove(load, node->key);
@@ -103,6 +128,9 @@ static int node_write(struct load *load, const struct node *node, const struct g
     }
     if (value[0] != '@')
         return guest_xs_write(load->guest, XBT_NULL, dir, node->key, "%s", value);
+    if (strcmp(value, "@more") == 0)
+        return guest_xs_write(load->guest, XBT_NULL, dir, node->key, "%ld",
+                              offered(load, node->key, &most) + 1);
     which = (unsigned)(value[last - 1] - '0');
     return guest_xs_write(load->guest, XBT_NULL, dir, node->key, "%u",
                           value[1] == 'r' ? good->ref[which] : good->port[which]);
@@ -185,10 +213,14 @@ static int junk_publish(struct load *load, size_t pick, const struct good *good)
 /* In a fresh connection; then the proper values in another one, to which no error clings. */
 int hostile_nodes(struct load *load)
 {
-    size_t pick = load->nr_junk++ % JUNKS;
     struct front *front = load->front;
     struct good good;
     uint32_t slot;
+    size_t pick;
+
+    do
+        pick = load->nr_junk++ % JUNKS;
+    while (!junk_possible(load, pick));
 
     if (front_close(front) || front_reopen(front) || front_ring_create(front) ||
         guest_port_alloc(load->guest, 0, &good.port[1], &slot))

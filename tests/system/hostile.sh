@@ -3,7 +3,7 @@
 # log is not flooded.
 . "$(dirname "$0")/lab.sh"
 lab_start
-echo 'queues = 4' >>"$CONFIG"
+printf 'queues = 4\nring-page-order = 2\n' >>"$CONFIG"
 nbd_memory good 64M
 nbd_memory bad 64M
 disk good "$(unix_uri good)"
