@@ -1,16 +1,20 @@
 /*
- * evil: an NBD server (fixed newstyle, simple replies, data in memory) that misbehaves as told, for
- * what real servers will not do on request.
+ * evil: an NBD server (fixed newstyle, simple replies) that breaks the protocol as told, for what
+ * real servers will not do on request. One that is late, but correct: late.c.
  *
- *      evil --unix PATH [--size BYTES] [--fault FAULT[=N]]...
+ *      evil --unix PATH [--size BYTES] [--file PATH] [--fault FAULT[=N]]...
+ *
+ * --file: its data, which another server had before or has after it; without, memory.
  *
  * Faults that change what it says of itself:
  *      no-flush, no-fua, readonly, min-block=N, max-block=N, silent (accepts, never speaks),
- *      no-export (every export is unknown), trim (offers TRIM, and zeroes)
+ *      greets (says hello, then no more), no-export (every export is unknown),
+ *      trim (offers TRIM, and zeroes)
  * Faults at the N-th command of a connection (counted from 1; default 1) and ever after:
  *      close=N         closes the connection instead of replying
  *      eof=N           half a reply header, then closes
  *      half=N          a read's header and half of its data, then closes
+ *      tear=N          half of a reply (a read's: half of its data), then nothing more
  *      stall=N         reads on, replies no more; says "stalled" on stderr for each
  *      magic=N         a reply with a wrong magic
  *      cookie=N        a reply to a command that was never sent
@@ -26,6 +30,7 @@
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
@@ -35,166 +40,34 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-/* From the NBD protocol (doc/proto.md). */
-enum {
-    FLAG_FIXED_NEWSTYLE = 1,
-    FLAG_NO_ZEROES = 2,
-    OPT_EXPORT_NAME = 1,
-    OPT_ABORT = 2,
-    OPT_INFO = 6,
-    OPT_GO = 7,
-    REP_ACK = 1,
-    REP_INFO = 3,
-    INFO_EXPORT = 0,
-    INFO_BLOCK_SIZE = 3,
-    CMD_READ = 0,
-    CMD_WRITE = 1,
-    CMD_DISC = 2,
-    CMD_FLUSH = 3,
-    CMD_TRIM = 4,
-    EXPORT_HAS_FLAGS = 1,
-    EXPORT_READ_ONLY = 2,
-    EXPORT_FLUSH = 4,
-    EXPORT_FUA = 8,
-    EXPORT_TRIM = 32,
-};
-#define REP_ERR_UNSUP   (1u | 1u << 31)
-#define REP_ERR_UNKNOWN (6u | 1u << 31)
-#define MAGIC_OPT       0x49484156454F5054ull
-#define MAGIC_OPT_REPLY 0x3e889045565a9ull
-#define MAGIC_REQUEST   0x25609513u
-#define MAGIC_REPLY     0x67446698u
-
-struct request {
-    uint32_t magic;
-    uint16_t flags, type;
-    uint64_t cookie, offset;
-    uint32_t length;
-} __attribute__((packed));
-
-struct reply {
-    uint32_t magic, error;
-    uint64_t cookie;
-} __attribute__((packed));
+#include "wire.h"
 
 static uint8_t *image;
 static uint64_t size = 1 << 20;
 static uint32_t min_block, max_block, too_long = UINT32_MAX;
-static bool no_flush, no_fua, readonly, silent, no_export, trim;
+static bool no_flush, no_fua, readonly, silent, greets, no_export, trim;
 static bool read_eio, write_eio, write_enospc, flush_eio;
 
-enum fault { CLOSE, END, HALF, STALL, MAGIC, COOKIE, TWICE, SHUTDOWN, FAULTS };
-static const char *const fault_names[FAULTS] = {"close", "eof",    "half",  "stall",
+enum fault { CLOSE, END, HALF, TEAR, STALL, MAGIC, COOKIE, TWICE, SHUTDOWN, FAULTS };
+static const char *const fault_names[FAULTS] = {"close", "eof",    "half",  "tear",    "stall",
                                                 "magic", "cookie", "twice", "shutdown"};
 static uint64_t fault_at[FAULTS]; /* 0: never */
 
-static bool get(int fd, void *to, size_t bytes)
+static struct wire_export export(void)
 {
-    ssize_t got;
-
-    for (; bytes > 0; to = (uint8_t *)to + got, bytes -= (size_t)got) {
-        got = read(fd, to, bytes);
-        if (got <= 0)
-            return false;
-    }
-    return true;
-}
-
-static bool put(int fd, const void *from, size_t bytes)
-{
-    ssize_t sent;
-
-    for (; bytes > 0; from = (const uint8_t *)from + sent, bytes -= (size_t)sent) {
-        sent = send(fd, from, bytes, MSG_NOSIGNAL);
-        if (sent <= 0)
-            return false;
-    }
-    return true;
-}
-
-static uint16_t export_flags(void)
-{
-    return (uint16_t)(EXPORT_HAS_FLAGS | (readonly ? EXPORT_READ_ONLY : 0) |
-                      (no_flush ? 0 : EXPORT_FLUSH) | (no_fua ? 0 : EXPORT_FUA) |
-                      (trim ? EXPORT_TRIM : 0));
-}
-
-static bool option_reply(int fd, uint32_t option, uint32_t type, const void *data, uint32_t bytes)
-{
-    struct {
-        uint64_t magic;
-        uint32_t option, type, bytes;
-    } __attribute__((packed))
-    head = {htobe64(MAGIC_OPT_REPLY), htonl(option), htonl(type), htonl(bytes)};
-
-    return put(fd, &head, sizeof head) && put(fd, data, bytes);
-}
-
-static bool reply_info(int fd, uint32_t option)
-{
-    uint32_t preferred = min_block > 4096                ? min_block
-                         : max_block && max_block < 4096 ? max_block
-                                                         : 4096;
-    struct {
-        uint16_t type;
-        uint64_t size;
-        uint16_t flags;
-    } __attribute__((packed)) export = {htons(INFO_EXPORT), htobe64(size), htons(export_flags())};
-    struct {
-        uint16_t type;
-        uint32_t min, preferred, max;
-    } __attribute__((packed)) block = {htons(INFO_BLOCK_SIZE), htonl(min_block ? min_block : 1),
-                                       htonl(preferred), htonl(max_block ? max_block : 1 << 25)};
-
-    if (!option_reply(fd, option, REP_INFO, &export, sizeof export))
-        return false;
-    if ((min_block || max_block) && !option_reply(fd, option, REP_INFO, &block, sizeof block))
-        return false;
-    return option_reply(fd, option, REP_ACK, NULL, 0);
-}
-
-/* True once transmission begins. */
-static bool handshake(int fd)
-{
-    struct {
-        uint64_t magic, opt;
-        uint16_t flags;
-    } __attribute__((packed)) hello = {htobe64(0x4e42444d41474943ull), htobe64(MAGIC_OPT),
-                                       htons(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)};
-    struct {
-        uint64_t magic;
-        uint32_t option, bytes;
-    } __attribute__((packed)) option;
-    uint8_t data[5000];
-    uint32_t flags;
-
-    if (!put(fd, &hello, sizeof hello) || !get(fd, &flags, sizeof flags))
-        return false;
-    while (get(fd, &option, sizeof option)) {
-        uint32_t type = ntohl(option.option), bytes = ntohl(option.bytes);
-
-        if (bytes > sizeof data || !get(fd, data, bytes))
-            return false;
-        if (type == OPT_GO || type == OPT_INFO) {
-            if (no_export) {
-                if (!option_reply(fd, type, REP_ERR_UNKNOWN, NULL, 0))
-                    return false;
-            } else if (!reply_info(fd, type)) {
-                return false;
-            } else if (type == OPT_GO) {
-                return true;
-            }
-        } else if (type == OPT_ABORT || type == OPT_EXPORT_NAME) {
-            return false;
-        } else if (!option_reply(fd, type, REP_ERR_UNSUP, NULL, 0)) {
-            return false;
-        }
-    }
-    return false;
+    return (struct wire_export){
+        .size_bytes = size,
+        .flags = (uint16_t)(EXPORT_HAS_FLAGS | (readonly ? EXPORT_READ_ONLY : 0) |
+                            (no_flush ? 0 : EXPORT_FLUSH) | (no_fua ? 0 : EXPORT_FUA) |
+                            (trim ? EXPORT_TRIM : 0)),
+        .unknown = no_export,
+        .min_block = min_block,
+        .max_block = max_block,
+    };
 }
 
 static bool fault_now(enum fault fault, uint64_t command)
@@ -203,7 +76,7 @@ static bool fault_now(enum fault fault, uint64_t command)
 }
 
 /* What a faithful server would answer, in the protocol's error numbers. */
-static uint32_t execute(const struct request *request, uint8_t *data)
+static uint32_t execute(const struct wire_request *request, uint8_t *data)
 {
     uint32_t length = ntohl(request->length);
     uint64_t offset = be64toh(request->offset);
@@ -237,10 +110,10 @@ static uint32_t execute(const struct request *request, uint8_t *data)
 }
 
 /* False: the connection is over. */
-static bool reply(int fd, const struct request *request, uint32_t error, const uint8_t *data,
+static bool reply(int fd, const struct wire_request *request, uint32_t error, const uint8_t *data,
                   uint64_t command)
 {
-    struct reply head = {htonl(MAGIC_REPLY), htonl(error), request->cookie};
+    struct wire_reply head = {htonl(MAGIC_REPLY), htonl(error), request->cookie};
     uint32_t bytes = ntohs(request->type) == CMD_READ && error == 0 ? ntohl(request->length) : 0;
 
     if (fault_now(CLOSE, command))
@@ -250,13 +123,18 @@ static bool reply(int fd, const struct request *request, uint32_t error, const u
         return true;
     }
     if (fault_now(END, command)) {
-        put(fd, &head, sizeof head / 2);
+        wire_put(fd, &head, sizeof head / 2);
         return false;
     }
     if (fault_now(HALF, command) && bytes) {
-        put(fd, &head, sizeof head);
-        put(fd, data, bytes / 2);
+        wire_put(fd, &head, sizeof head);
+        wire_put(fd, data, bytes / 2);
         return false;
+    }
+    if (fault_now(TEAR, command)) {
+        wire_put(fd, &head, bytes ? sizeof head : sizeof head / 2);
+        wire_put(fd, data, bytes / 2);
+        pause();
     }
     if (fault_now(MAGIC, command))
         head.magic = ~head.magic;
@@ -267,7 +145,7 @@ static bool reply(int fd, const struct request *request, uint32_t error, const u
         bytes = 0;
     }
     for (int i = fault_now(TWICE, command) ? 2 : 1; i > 0; i--) {
-        if (!put(fd, &head, sizeof head) || !put(fd, data, bytes))
+        if (!wire_put(fd, &head, sizeof head) || !wire_put(fd, data, bytes))
             return false;
     }
     return true;
@@ -276,20 +154,22 @@ static bool reply(int fd, const struct request *request, uint32_t error, const u
 static void *serve(void *arg)
 {
     int fd = (int)(intptr_t)arg;
-    struct request request;
-    uint8_t *data = malloc(1 << 25);
+    struct wire_export said = export();
+    struct wire_request request;
+    uint8_t *data = malloc(WIRE_PAYLOAD_MAX);
     uint64_t commands = 0;
+    bool structured;
 
-    if (silent)
+    if (silent || (greets && wire_greet(fd)))
         pause();
-    if (!data || !handshake(fd))
+    if (!data || !wire_handshake(fd, &said, &structured))
         goto out;
-    while (get(fd, &request, sizeof request) && request.magic == htonl(MAGIC_REQUEST)) {
+    while (wire_get(fd, &request, sizeof request) && request.magic == htonl(MAGIC_REQUEST)) {
         uint32_t length = ntohl(request.length), error;
 
         if (ntohs(request.type) == CMD_DISC ||
-            (length > 1 << 25 && ntohs(request.type) != CMD_TRIM) ||
-            (ntohs(request.type) == CMD_WRITE && !get(fd, data, length)))
+            (length > WIRE_PAYLOAD_MAX && ntohs(request.type) != CMD_TRIM) ||
+            (ntohs(request.type) == CMD_WRITE && !wire_get(fd, data, length)))
             break;
         error = execute(&request, data);
         if (!reply(fd, &request, error, data, ++commands))
@@ -303,7 +183,8 @@ out:
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: evil --unix PATH [--size BYTES] [--fault FAULT[=N]]...\n");
+    fprintf(stderr,
+            "usage: evil --unix PATH [--size BYTES] [--file PATH] [--fault FAULT[=N]]...\n");
     exit(100);
 }
 
@@ -316,7 +197,8 @@ static void set_fault(const char *text)
                  {"readonly", &readonly},   {"silent", &silent},
                  {"read-eio", &read_eio},   {"write-eio", &write_eio},
                  {"no-export", &no_export}, {"write-enospc", &write_enospc},
-                 {"flush-eio", &flush_eio}, {"trim", &trim}};
+                 {"flush-eio", &flush_eio}, {"trim", &trim},
+                 {"greets", &greets}};
     const char *equals = strchr(text, '=');
     size_t length = equals ? (size_t)(equals - text) : strlen(text);
     uint64_t number = equals ? strtoull(equals + 1, NULL, 10) : 1;
@@ -343,15 +225,33 @@ static void set_fault(const char *text)
         usage();
 }
 
+static void image_open(const char *file)
+{
+    int fd =
+        file ? open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : memfd_create("evil", MFD_CLOEXEC);
+
+    if (fd < 0 || (lseek(fd, 0, SEEK_END) < (off_t)size && ftruncate(fd, (off_t)size) < 0)) {
+        perror("evil: unable to open its file");
+        exit(111);
+    }
+    image = mmap(NULL, size ? size : 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (image == MAP_FAILED) {
+        perror("evil: unable to map its file");
+        exit(111);
+    }
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const char *path = NULL;
+    const char *path = NULL, *file = NULL;
     int listener;
 
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--unix") == 0)
             path = argv[i + 1];
+        else if (strcmp(argv[i], "--file") == 0)
+            file = argv[i + 1];
         else if (strcmp(argv[i], "--size") == 0)
             size = strtoull(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--fault") == 0)
@@ -359,19 +259,12 @@ int main(int argc, char **argv)
         else
             usage();
     }
-    if (!path || argc % 2 == 0 || strlen(path) >= sizeof address.sun_path)
+    if (!path || argc % 2 == 0)
         usage();
-    strcpy(address.sun_path, path);
-    image = calloc(1, size ? size : 1);
-    unlink(path);
-    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (!image || listener < 0 || bind(listener, (void *)&address, sizeof address) < 0 ||
-        listen(listener, 16) < 0) {
-        perror("evil: unable to listen");
-        return 111;
-    }
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nothing running */
+    image_open(file);
+    listener = wire_listen_unix(path);
     for (;;) {
         int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         pthread_t thread;
