@@ -1,5 +1,9 @@
-# An NBD server that misbehaves on request. No sanitizers: it is not what is tested.
-add_executable(evil tests/nbd/evil.c tests/nbd/wire.c)
-target_compile_options(evil PRIVATE -fno-sanitize=all)
-target_link_libraries(evil PRIVATE Threads::Threads)
-set_target_properties(evil PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/nbd)
+# NBD servers of our own: evil breaks the protocol on request, late is late but correct. No
+# sanitizers: they are not what is tested.
+foreach(server evil late)
+    add_executable(${server} tests/nbd/${server}.c tests/nbd/wire.c)
+    target_compile_options(${server} PRIVATE -fno-sanitize=all)
+    target_link_libraries(${server} PRIVATE Threads::Threads)
+    set_target_properties(${server} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/nbd)
+endforeach()
+target_sources(late PRIVATE tests/nbd/store.c)

@@ -29,3 +29,4 @@ foreach(source IN LISTS UNIT_TESTS)
 endforeach()
 
 add_dependencies(test_target evil) # the server it is tried against
+add_dependencies(test_late evil late)
