@@ -202,7 +202,7 @@ static bool matters(const char *leaf)
 {
     static const char *const leaves[] = {
         KEY_STATE,  KEY_ONLINE,      KEY_HOTPLUG_STATUS, KEY_FRONTEND,
-        KEY_SCRIPT, KEY_FRONTEND_ID, KEY_PARAMS,
+        KEY_SCRIPT, KEY_FRONTEND_ID, KEY_PARAMS,         KEY_SHUTDOWN_REQUEST,
     };
 
     for (unsigned i = 0; i < sizeof(leaves) / sizeof(*leaves); i++)

@@ -396,16 +396,18 @@ static enum xenbus_action decide(struct vbd *vbd, const struct vbd_seen *seen)
         .known = vbd->known,
         .frontend = seen->frontend,
         .life = life_of(vbd->state),
-        .online = seen->online,
-        .frontend_dead = vbd->frontend_dead,
-        .gate_open = !vbd->node.script || seen->hotplug_connected,
+        .online = seen->online && seen->shutdown == VBD_SHUTDOWN_NONE,
+        .unplug = seen->shutdown != VBD_SHUTDOWN_NONE,
+        .frontend_dead = vbd->frontend_dead || seen->shutdown == VBD_SHUTDOWN_FORCE,
+        .gate_open = !vbd->node.script || seen->hotplug == VBD_HOTPLUG_CONNECTED,
         .may_offer = may_offer(vbd, seen),
         .renewed = vbd->status[0] && !seen->status,
         .params_changed = params_changed(vbd, seen),
         .spent = vbd->spent,
         .unclean = vbd->unclean,
         .resumed = vbd->resumed,
-        .remove = vbd->host->domid != 0 && !vbd->node.script,
+        /* Who asked by shutdown-request waits for the answer in B, and removes it. */
+        .remove = vbd->host->domid != 0 && !vbd->node.script && seen->shutdown == VBD_SHUTDOWN_NONE,
     };
 
     return xenbus_decide(&view);
@@ -441,6 +443,7 @@ static void step(struct vbd *vbd)
     if (action == XENBUS_DO_NOTHING) {
         vbd_show_limits(vbd, &seen);
         vbd_show_size(vbd, &seen);
+        vbd_show_end(vbd, &seen);
     }
     vbd_act(vbd, &seen, action);
 }

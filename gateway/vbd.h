@@ -27,6 +27,21 @@
  * In B the vbd writes, beside what a backend must, `blkgate-status`: "opening", "ready",
  * "failed: REASON" or "held: REASON", for the hotplug script and for people.
  *
+ * Toolstacks. Where B names a `script` (libxl's kinds vbd and vbd3), that one writes
+ * `hotplug-status`, which opens the gate: nobody is connected before it says "connected". Where B
+ * names none, nobody may run one, and the vbd does its part for who waits for it (xenopsd, up to
+ * 300 s; libxl never looks):
+ *
+ *      the export is open                   hotplug-status = connected
+ *      it cannot be opened or connected     hotplug-status = error, hotplug-error = REASON; not
+ * where it said "connected" before state 6, and not wanted any more     both go
+ *
+ * `online` = 0 says that B is not wanted any more, and state 5 asks for the close. xenopsd may ask
+ * by `shutdown-request` instead (where the backend's domain has control/feature-shutdown-request):
+ * "normal" is as online = 0, and state 5 is ours to write; "force" asks no frontend. When all is
+ * answered and flushed, state 6 is followed by `shutdown-done` = 1, and then who asked removes B.
+ * It is xenopsd's only way to know of the flush: else it removes B as soon as the guest has closed.
+ *
  * A frontend may use what B shows (queues, ring pages, INDIRECT segments), whoever wrote it: it may
  * have read it long ago, as xen-blkback's word, or as an earlier configuration's. So these nodes
  * are only raised under it, and begin anew with state 2. Who uses more is refused.

@@ -47,11 +47,46 @@ static int go(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to
     return 0;
 }
 
+/* Where B names no script, what one would write there with this status. "connected" stays, whoever
+ * said it and whatever comes later. */
+static unsigned hotplug_writes(const struct vbd *vbd, const struct vbd_seen *seen,
+                               const char *status, struct vbd_write writes[static 2])
+{
+    bool failed = strcmp(status, "failed: ") == 0;
+
+    if (vbd->node.script || seen->hotplug == VBD_HOTPLUG_CONNECTED ||
+        (!failed && strcmp(status, "ready") != 0))
+        return 0;
+    writes[0] = (struct vbd_write){KEY_HOTPLUG_STATUS, failed ? "error" : "connected"};
+    writes[1] = (struct vbd_write){KEY_HOTPLUG_ERROR, failed ? vbd->reason : NULL};
+    return failed || seen->hotplug == VBD_HOTPLUG_ERROR ? 2 : 1;
+}
+
+/* Closed for good: a script's nodes go, and who asked for it hears that all is flushed. */
+void vbd_show_end(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    static const struct vbd_write unplugged[] = {{KEY_HOTPLUG_STATUS, NULL},
+                                                 {KEY_HOTPLUG_ERROR, NULL}};
+    static const struct vbd_write done = {KEY_SHUTDOWN_DONE, "1"};
+    bool asked = seen->shutdown != VBD_SHUTDOWN_NONE;
+    int ret = 0;
+
+    if (vbd->state != VBD_IDLE || seen->own != XENBUS_CLOSED)
+        return;
+    if (!vbd->node.script && seen->hotplug != VBD_HOTPLUG_ABSENT && (asked || !seen->online))
+        ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, unplugged, 2);
+    if (ret == 0 && asked && !seen->shutdown_done)
+        ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, &done, 1);
+    if (ret < 0)
+        vbd_not_now(vbd, "its end not written", ret);
+}
+
 int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
 {
     char status[sizeof(vbd->status)];
-    struct vbd_write write = {KEY_BLKGATE_STATUS, status};
+    struct vbd_write writes[3] = {{KEY_BLKGATE_STATUS, status}};
     const char *text;
+    unsigned count;
     int ret;
 
     switch (vbd->state) {
@@ -71,9 +106,10 @@ int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
     snprintf(status, sizeof(status), "%s%s", text, strchr(text, ':') ? vbd->reason : "");
     if (strcmp(status, vbd->status) == 0)
         return 0;
+    count = 1 + hotplug_writes(vbd, seen, text, writes + 1);
     ret = vbd->status[0] ? vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT,
-                                           XENBUS_ABSENT, &write, 1)
-                         : vbd_nodes_claim(vbd->host->store, vbd->back, &vbd->node, &write);
+                                           XENBUS_ABSENT, writes, count)
+                         : vbd_nodes_claim(vbd->host->store, vbd->back, &vbd->node, writes, count);
     if (ret < 0)
         vbd_not_now(vbd, "status not written", ret);
     else

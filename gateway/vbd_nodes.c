@@ -229,6 +229,26 @@ static int read_released(struct store *store, const char *back, struct vbd_seen 
     return ret == -ENOENT ? 0 : ret;
 }
 
+/* What toolstacks and their scripts leave beside state and online. */
+static int read_hotplug(struct store *store, const char *back, struct vbd_seen *seen)
+{
+    char word[SMALL_BYTES];
+    int ret = read_word(store, STORE_ALONE, back, KEY_HOTPLUG_STATUS, word);
+
+    if (ret < 0 && ret != -ENOENT)
+        return ret;
+    seen->hotplug = ret < 0                          ? VBD_HOTPLUG_ABSENT
+                    : strcmp(word, "connected") == 0 ? VBD_HOTPLUG_CONNECTED
+                                                     : VBD_HOTPLUG_ERROR;
+    ret = read_word(store, STORE_ALONE, back, KEY_SHUTDOWN_REQUEST, word);
+    if (ret < 0)
+        return ret == -ENOENT ? 0 : ret;
+    seen->shutdown = strcmp(word, "force") == 0 ? VBD_SHUTDOWN_FORCE : VBD_SHUTDOWN_NORMAL;
+    ret = read_word(store, STORE_ALONE, back, KEY_SHUTDOWN_DONE, word);
+    seen->shutdown_done = ret == 0;
+    return ret == -ENOENT ? 0 : ret;
+}
+
 int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *node,
                   bool look_for_released, struct vbd_seen *ret_seen)
 {
@@ -245,7 +265,7 @@ int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *
     if (ret < 0 && ret != -ENOENT)
         return ret;
     seen.online = ret < 0 || strcmp(word, "0") != 0; /* only an explicit 0 is a no */
-    ret = read_is(store, back, KEY_HOTPLUG_STATUS, "connected", &seen.hotplug_connected);
+    ret = read_hotplug(store, back, &seen);
     if (ret < 0)
         return ret;
     if (seen.own == XENBUS_INITIALISING || seen.own == XENBUS_INIT_WAIT) {
@@ -429,9 +449,9 @@ int vbd_nodes_write(struct store *store, const char *back, enum xenbus_state exp
 }
 
 int vbd_nodes_claim(struct store *store, const char *back, const struct vbd_node *node,
-                    const struct vbd_write *write)
+                    const struct vbd_write *writes, unsigned count)
 {
-    struct batch batch = {store, back, XENBUS_ABSENT, XENBUS_ABSENT, write, 1, node};
+    struct batch batch = {store, back, XENBUS_ABSENT, XENBUS_ABSENT, writes, count, node};
 
     return store_transact(store, write_batch, &batch);
 }

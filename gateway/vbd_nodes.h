@@ -47,12 +47,17 @@ int vbd_nodes_disk(const struct vbd_node *node, const struct config *config,
                    const struct config_disk **ret_disk, struct config_disk **ret_own,
                    char ret_reason[static LIMIT_REASON_BYTES]);
 
+enum vbd_hotplug { VBD_HOTPLUG_ABSENT, VBD_HOTPLUG_CONNECTED, VBD_HOTPLUG_ERROR };
+enum vbd_shutdown { VBD_SHUTDOWN_NONE, VBD_SHUTDOWN_NORMAL, VBD_SHUTDOWN_FORCE };
+
 /* What does. */
 struct vbd_seen {
     enum xenbus_state own;
     enum xenbus_state frontend;
     bool online;
-    bool hotplug_connected;
+    enum vbd_hotplug hotplug;
+    enum vbd_shutdown shutdown;
+    bool shutdown_done;
     bool status;   /* our status node is there; only looked for in states 1 and 2 */
     bool released; /* only looked for if asked to, as is the export that was */
     uint64_t released_export;
@@ -71,10 +76,10 @@ struct vbd_write {
 int vbd_nodes_write(struct store *store, const char *back, enum xenbus_state expect,
                     enum xenbus_state to, const struct vbd_write *writes, unsigned count);
 
-/* As vbd_nodes_write with one write and nothing else, but only if B is still the device of `node`:
- * -ESTALE otherwise. From then on its absence tells that B was made anew. */
+/* As vbd_nodes_write with no state, but only if B is still the device of `node`: -ESTALE otherwise.
+ * Of what is written, the absence tells from then on that B was made anew. */
 int vbd_nodes_claim(struct store *store, const char *back, const struct vbd_node *node,
-                    const struct vbd_write *write);
+                    const struct vbd_write *writes, unsigned count);
 
 /* What the guest was told of its disk when it was connected; -ENOENT if it never was. */
 int vbd_nodes_told(struct store *store, const char *back, struct disk_properties *ret_told);

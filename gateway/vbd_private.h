@@ -72,6 +72,7 @@ void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action ac
 /* -ESTALE: B is not the device that was found any more, and nothing was written. */
 int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen);
 void vbd_show_limits(struct vbd *vbd, const struct vbd_seen *seen);
+void vbd_show_end(struct vbd *vbd, const struct vbd_seen *seen);
 void vbd_show_size(struct vbd *vbd, const struct vbd_seen *seen);
 /* Reading or writing went wrong and nothing was changed: sees to it that it is tried again. */
 void vbd_not_now(struct vbd *vbd, const char *what, int error);

@@ -93,7 +93,7 @@ static enum xenbus_action decide_closed(const struct xenbus_view *view)
     if (view->own == XENBUS_CLOSED)
         return view->remove && !view->online ? XENBUS_DO_REMOVE : XENBUS_DO_NOTHING;
     /* A device just being made: its F may not be there yet. */
-    if (view->own == XENBUS_INITIALISING && !view->frontend_dead)
+    if (view->own == XENBUS_INITIALISING && view->online && !view->frontend_dead)
         return XENBUS_DO_NOTHING;
     return XENBUS_DO_CLOSED;
 }
@@ -215,6 +215,8 @@ enum xenbus_action xenbus_decide(const struct xenbus_view *view)
         return XENBUS_DO_NOTHING; /* look again when it is closed */
     if (frontend_closed(view))
         return decide_closed(view);
+    if (view->unplug && !view->online && view->own != XENBUS_CLOSING && view->own != XENBUS_CLOSED)
+        return view->life == XENBUS_LIFE_BROKEN ? XENBUS_DO_FAIL : XENBUS_DO_CLOSING;
     if (view->unclean && view->frontend >= XENBUS_INITIALISED)
         return decide_unclean(view);
     if (view->life == XENBUS_LIFE_BROKEN)

@@ -42,6 +42,9 @@
 #define KEY_DEVICE_TYPE         "device-type"
 #define KEY_REMOVABLE           "removable"
 #define KEY_HOTPLUG_STATUS      "hotplug-status"
+#define KEY_HOTPLUG_ERROR       "hotplug-error"
+#define KEY_SHUTDOWN_REQUEST    "shutdown-request"
+#define KEY_SHUTDOWN_DONE       "shutdown-done"
 #define KEY_MAX_INDIRECT        "feature-max-indirect-segments"
 #define KEY_MAX_RING_ORDER      "max-ring-page-order"
 #define KEY_MAX_QUEUES          "multi-queue-max-queues"
@@ -111,7 +114,8 @@ struct xenbus_view {
     enum xenbus_state frontend; /* F/state as read now */
     enum xenbus_life life;
     bool online;         /* B/online: the toolstack wants the device */
-    bool frontend_dead;  /* its domain is gone, whatever its nodes say */
+    bool unplug;         /* not online, and state 5 is ours to write */
+    bool frontend_dead;  /* its domain is gone, or is not to be asked, whatever its nodes say */
     bool gate_open;      /* no hotplug script, or it handed the device over to us */
     bool may_offer;      /* state 1 -> 2 is ours to write, and now */
     bool renewed;        /* our mark in B is gone: another device under the same path */

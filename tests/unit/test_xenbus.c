@@ -157,7 +157,7 @@ struct row {
     enum xenbus_action action;
     const char *flags; /* o: not online, g: gate closed, u: 2 is not ours to write, d: domain dead,
                         * n: renewed, p: params changed, s: spent, c: unclean, r: resumed,
-                        * R: we remove B, 4: known was 4 */
+                        * R: we remove B, 4: known was 4, U: 5 is ours to write */
 };
 
 #define LIFE(name) XENBUS_LIFE_##name
@@ -231,6 +231,16 @@ static const struct row rows[] = {
     {"unplug, guest never came", 5, 1, LIFE(READY), DO(CLOSE), "o"},
     {"... closed", 5, 1, LIFE(NONE), DO(CLOSED), "o"},
     {"unplug, guest gone", 5, 0, LIFE(SERVING), DO(CLOSE), "o"},
+    {"destroyed before 2, and no state 5", 1, 0, LIFE(NONE), DO(CLOSED), "o"},
+    {"asked to close, connected", 4, 4, LIFE(SERVING), DO(CLOSING), "oU"},
+    {"... and unclean", 4, 4, LIFE(NONE), DO(CLOSING), "oUc"},
+    {"... and released", 4, 4, LIFE(NONE), DO(CLOSING), "oUr"},
+    {"... and broken", 4, 4, LIFE(BROKEN), DO(FAIL), "oU"},
+    {"... and closing", 5, 4, LIFE(SERVING), DO(NOTHING), "oU"},
+    {"asked to close, never came", 2, 1, LIFE(READY), DO(CLOSING), "oU"},
+    {"... nor were we ready", 1, 1, LIFE(OPENING), DO(CLOSING), "oU"},
+    {"asked to close, closed", 6, 6, LIFE(NONE), DO(NOTHING), "oU"},
+    {"... and begun again", 6, 1, LIFE(NONE), DO(NOTHING), "oU"},
     {"node removed", 0, 4, LIFE(SERVING), DO(FORGET), ""},
     {"node removed while draining", 0, 0, LIFE(CLOSING), DO(FORGET), ""},
     {"node made anew", 1, 1, LIFE(SERVING), DO(RENEW), "4"},
@@ -283,6 +293,7 @@ static struct xenbus_view row_view(const struct row *row)
         .unclean = strchr(row->flags, 'c'),
         .resumed = strchr(row->flags, 'r'),
         .remove = strchr(row->flags, 'R'),
+        .unplug = strchr(row->flags, 'U'),
     };
 }
 
@@ -403,7 +414,7 @@ static void comes_to_rest(struct xenbus_view view, bool well)
 static void every_view_is_legal_and_comes_to_rest(void **state)
 {
     (void)state;
-    for (unsigned bits = 0; bits < 1u << 12; bits++) {
+    for (unsigned bits = 0; bits < 1u << 13; bits++) {
         struct xenbus_view view = {
             .online = bits & 1,
             .frontend_dead = bits & 2,
@@ -415,6 +426,7 @@ static void every_view_is_legal_and_comes_to_rest(void **state)
             .unclean = bits & 128,
             .resumed = bits & 256,
             .remove = bits & 512,
+            .unplug = bits & 4096,
         };
         bool well = bits & 1024;
         bool found = bits & 2048; /* known nothing of it before */
