@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "gateway/disk_private.h"
 #include "gateway/queue.h"
@@ -178,11 +179,33 @@ static void on_signalled(void *arg)
     disk_activate(arg);
 }
 
+/* Invariant 6. A page never used costs no memory. */
+static bool make_reserve(struct disk *disk)
+{
+    void *memory = mmap(NULL, LIMIT_RESERVE_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (memory == MAP_FAILED)
+        return false;
+    disk->reserve = memory;
+    return true;
+}
+
 static void close_queues(struct disk *disk)
 {
     for (uint32_t i = 0; i < disk->queue_count; i++)
         queue_close(disk->queues[i]);
     disk->queue_count = 0;
+    if (disk->reserve)
+        munmap(disk->reserve, LIMIT_RESERVE_BYTES);
+    disk->reserve = NULL;
+}
+
+static void refuse_rings(struct disk *disk, const char *reason)
+{
+    close_queues(disk);
+    set_state(disk, STATE_REFUSED);
+    publish(disk, DISK_REFUSED, reason);
 }
 
 static void connect_rings(struct disk *disk, const struct disk_order *order)
@@ -204,11 +227,13 @@ static void connect_rings(struct disk *disk, const struct disk_order *order)
         .can_discard = disk->properties.discard && order->discard,
         .indirect_segments = order->indirect_segments,
     };
+    if (!make_reserve(disk)) {
+        refuse_rings(disk, "out of memory");
+        return;
+    }
     for (uint32_t i = 0; i < order->queue_count && i < LIMIT_QUEUES; i++) {
         if (queue_open(&place, &order->queue[i], &disk->queues[i], reason, sizeof reason) < 0) {
-            close_queues(disk);
-            set_state(disk, STATE_REFUSED);
-            publish(disk, DISK_REFUSED, reason);
+            refuse_rings(disk, reason);
             return;
         }
         disk->queue_count++;

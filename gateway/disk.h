@@ -30,6 +30,8 @@
  *  4. While CONNECTED or LOST no flush is answered anything but OKAY (law 6); a server's error on
  *     a flush makes the disk LOST.
  *  5. Rings are mapped exactly from CONNECTED to the end of DRAINING/FLUSHING.
+ *  6. The oldest request always gets its memory: where the slab has none, from the disk's own
+ *     reserve. So every disk goes on, if only by one request at a time, whatever others hold.
  *
  * The worker runs the steps of a turn over all its active disks, in this order; each step leaves
  * what the next one needs:

@@ -52,8 +52,9 @@ struct disk {
     struct list reading;     /* indirect ones whose descriptors come with this turn's copy */
     struct list copying_out; /* writes whose data comes with this turn's copy */
     uint32_t copying_out_count;
-    struct list replied;        /* to be answered in this turn */
-    size_t memory_bytes;        /* of the slab: this disk's */
+    struct list replied; /* to be answered in this turn */
+    size_t memory_bytes; /* of the slab: this disk's */
+    uint8_t *reserve; /* with the rings: a page for descriptors, then data; the oldest request's */
     uint32_t descriptors_count; /* requests that have their descriptors there */
 
     /* Both only grow. A flush covers what was written when it was sent. */

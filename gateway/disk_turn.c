@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "gateway/disk_private.h"
 #include "gateway/grants.h"
@@ -37,21 +38,41 @@ static const char *op_name(const struct request *request)
 }
 
 /*
- * Memory of the slab; NULL: the disk is woken when some is freed.
+ * Memory of the slab, or `reserve` if there is none and the request is the oldest: nobody else uses
+ * that before it is answered. NULL: the disk is woken when some is freed.
  *
- * No disk may have more than what is left, so that n disks whose servers hang leave 1/(n + 1) of
- * the slab to the others, and who has nothing yet is served before who has much (law 4).
+ * No disk may have more of the slab than what is left, so that who has nothing yet is served before
+ * who has much. But a few disks of 1 MiB requests whose servers hang leave nothing all the same, or
+ * nothing of a piece: for the others there are the reserves (law 4).
  */
-static void *get_memory(struct disk *disk, size_t bytes)
+static void *get_memory(struct disk *disk, const struct request *request, size_t bytes,
+                        uint8_t *reserve)
 {
     struct slab *slab = disk->home->slab;
     size_t left_bytes = slab_left_bytes(slab);
     void *memory = disk->memory_bytes <= left_bytes ? slab_alloc(slab, bytes) : NULL;
 
+    disk->memory_bytes += left_bytes - slab_left_bytes(slab);
+    if (!memory && disk->requests.next == &request->age)
+        return reserve;
     if (!memory && !list_linked(&disk->starved))
         list_append(&disk->home->starved, &disk->starved);
-    disk->memory_bytes += left_bytes - slab_left_bytes(slab);
     return memory;
+}
+
+/* True if it goes back to the slab; of the reserve the host gets its pages back. */
+static bool put_memory(struct disk *disk, void *memory, uint8_t *reserve, size_t reserve_bytes)
+{
+    struct slab *slab = disk->home->slab;
+    size_t left_bytes = slab_left_bytes(slab);
+
+    if (memory && memory == reserve) {
+        (void)madvise(reserve, reserve_bytes, MADV_DONTNEED);
+        return false;
+    }
+    slab_free(slab, memory);
+    disk->memory_bytes -= slab_left_bytes(slab) - left_bytes;
+    return memory != NULL;
 }
 
 /* -- take -- */
@@ -105,7 +126,7 @@ static void collect_descriptors(struct disk *disk)
     while (!list_empty(&disk->unread) && disk->descriptors_count < LIMIT_DESCRIPTORS) {
         struct request *request = container_of(disk->unread.next, struct request, work);
 
-        request->descriptors = get_memory(disk, LIMIT_PAGE_BYTES);
+        request->descriptors = get_memory(disk, request, LIMIT_PAGE_BYTES, disk->reserve);
         if (!request->descriptors)
             return;
         disk->descriptors_count++;
@@ -188,7 +209,8 @@ static bool give_buffer(struct disk *disk, struct request *request)
 {
     uint32_t offset = request->segs[0].first_sect * (uint32_t)LIMIT_SECTOR_BYTES;
 
-    request->buffer = get_memory(disk, offset + request->length_bytes);
+    request->buffer =
+        get_memory(disk, request, offset + request->length_bytes, disk->reserve + LIMIT_PAGE_BYTES);
     if (!request->buffer)
         return false;
     request->data = (uint8_t *)request->buffer + offset;
@@ -457,20 +479,17 @@ static enum blkif_status final_status(struct disk *disk, const struct request *r
     return request->status != BLKIF_OKAY ? request->status : BLKIF_ERROR;
 }
 
-/* True if there was any. */
+/* True if others can have what there was. */
 static bool free_memory(struct disk *disk, struct request *request)
 {
-    struct slab *slab = disk->home->slab;
-    size_t left_bytes = slab_left_bytes(slab), freed_bytes;
+    bool freed = put_memory(disk, request->buffer, disk->reserve + LIMIT_PAGE_BYTES,
+                            LIMIT_RESERVE_BYTES - LIMIT_PAGE_BYTES);
 
-    slab_free(slab, request->buffer);
-    slab_free(slab, request->descriptors);
+    freed |= put_memory(disk, request->descriptors, disk->reserve, LIMIT_PAGE_BYTES);
     disk->descriptors_count -= request->descriptors != NULL;
     request->buffer = request->descriptors = NULL;
     request->segs = NULL;
-    freed_bytes = slab_left_bytes(slab) - left_bytes;
-    disk->memory_bytes -= freed_bytes;
-    return freed_bytes > 0;
+    return freed;
 }
 
 void disk_answer(struct disk *disk)

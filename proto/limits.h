@@ -32,7 +32,9 @@ enum limits {
     LIMIT_QUEUES = 16,       /* rings of one disk; beyond a host's CPUs they bring nothing */
     LIMIT_DESCRIPTORS = 128, /* indirect requests of one disk whose descriptors are read (a page of
                                 the slab each): twice what can be at the server */
-    LIMIT_RECORDS = 1 << 16, /* of a kept file: 2 MiB, for 256 MiB of 4 KiB writes */
+    LIMIT_RESERVE_BYTES = (LIMIT_SEGMENTS + 1) * LIMIT_PAGE_BYTES, /* of each disk: the longest
+                                 request and its descriptors; touched only when the slab is empty */
+    LIMIT_RECORDS = 1 << 16,    /* of a kept file: 2 MiB, for 256 MiB of 4 KiB writes */
     LIMIT_KEPT_BYTES = 1 << 30, /* a kept file's data: more would take too long to replay */
     LIMIT_REASON_BYTES = 192,   /* an error text in xenstore and log: one line on a terminal */
 

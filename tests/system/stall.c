@@ -9,6 +9,7 @@
  *      deep    512 writes at once, on a ring of 16 pages; closes after a second.
  *      hoard   On one worker NAME1 .. NAME20, each with 64 reads of 44 KiB at a server that keeps
  *              them, and NAME0, which must still work.
+ *      gorge   The same, with 64 reads of 1 MiB each; NAME0 is to write as much at once.
  *      tangle  NAME1 with all slots of 16 rings in use, by writes of which one may start, and a
  *              notification for each write of NAME0, on the same worker, which goes on.
  * After each: state 6 in time, every request answered once, flushes last; no ring stays mapped.
@@ -41,6 +42,7 @@ struct unit {
 
 static struct guest *guest;
 static uint32_t frame, refs[GUEST_SEGMENTS_MAX];
+static uint32_t list_ref; /* 256 descriptors, all of the first frame */
 static struct unit units[HOARDERS + 1];
 static const char *name;
 static unsigned domid, nr_wrong;
@@ -189,7 +191,15 @@ static void trial_deep(void)
     close_in(&units[0], CLOSE_MS);
 }
 
-static void hoard(unsigned index)
+static struct front_request long_request(uint8_t op)
+{
+    return (struct front_request){.op = OP_INDIRECT,
+                                  .inner_op = op,
+                                  .nr_segments = GUEST_INDIRECT_MAX,
+                                  .indirect_refs = {list_ref}};
+}
+
+static void hoard(unsigned index, bool whole)
 {
     struct unit *unit = &units[index];
     char hoarder[64];
@@ -197,28 +207,47 @@ static void hoard(unsigned index)
     snprintf(hoarder, sizeof(hoarder), "%s%u", name, index);
     if (!attach(unit, hoarder, index, 1))
         return;
-    for (int i = 0; i < HOARDED; i++)
-        ask(unit, OP_READ, GUEST_SEGMENTS_MAX);
+    for (int i = 0; i < HOARDED; i++) {
+        struct front_request req = long_request(OP_READ);
+
+        if (!whole)
+            ask(unit, OP_READ, GUEST_SEGMENTS_MAX);
+        else if (front_push(&unit->front, 0, &req))
+            abort();
+    }
     front_publish(&unit->front, 0);
 }
 
-static void trial_hoard(void)
+static void hoard_beside(bool whole)
 {
     struct front_request req = {.op = OP_WRITE, .nr_segments = GUEST_SEGMENTS_MAX};
     char served[64];
 
     for (unsigned i = 1; i <= HOARDERS; i++)
-        hoard(i);
+        hoard(i, whole);
     answers_wait(&units[1], 500);
     snprintf(served, sizeof(served), "%s0", name);
     if (!attach(&units[0], served, 0, 0))
         return;
     for (unsigned i = 0; i < GUEST_SEGMENTS_MAX; i++)
         req.segments[i] = (struct front_segment){.ref = refs[i], .first = 0, .last = 7};
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 20; i++) {
+        if (whole && i % 2)
+            req = long_request(OP_WRITE);
         expect(front_do(&units[0].front, &req) == RSP_OKAY, "write %d of the neighbour", i);
+    }
     expect(front_close(&units[0].front) == 0, "the neighbour cannot close");
     printf("%u at other servers, and the neighbour is served\n", HOARDERS * HOARDED);
+}
+
+static void trial_hoard(void)
+{
+    hoard_beside(false);
+}
+
+static void trial_gorge(void)
+{
+    hoard_beside(true);
 }
 
 /* Half of the requests wait behind the first, half behind the last of those. */
@@ -265,11 +294,22 @@ static void trial_tangle(void)
 static const struct {
     const char *name;
     void (*run)(void);
-} trials[] = {{"flush", trial_flush},
-              {"broken", trial_broken},
-              {"deep", trial_deep},
-              {"hoard", trial_hoard},
-              {"tangle", trial_tangle}};
+} trials[] = {{"flush", trial_flush}, {"broken", trial_broken}, {"deep", trial_deep},
+              {"hoard", trial_hoard}, {"gorge", trial_gorge},   {"tangle", trial_tangle}};
+
+static void frames_grant(void)
+{
+    uint32_t list = guest_frames_alloc(guest, 1);
+    struct front_segment seg = {.first = 0, .last = 7};
+
+    frame = guest_frames_alloc(guest, GUEST_SEGMENTS_MAX);
+    for (uint32_t i = 0; i < GUEST_SEGMENTS_MAX; i++)
+        refs[i] = guest_grant(guest, frame + i, 0, false);
+    seg.ref = refs[0];
+    for (unsigned i = 0; i < GUEST_INDIRECT_MAX; i++)
+        guest_abi_indirect(guest_page(guest, list), i, &seg);
+    list_ref = guest_grant(guest, list, 0, true);
+}
 
 int main(int argc, char **argv)
 {
@@ -286,9 +326,7 @@ int main(int argc, char **argv)
     guest = guest_create(domid, 512);
     if (!guest)
         return 1;
-    frame = guest_frames_alloc(guest, GUEST_SEGMENTS_MAX);
-    for (uint32_t i = 0; i < GUEST_SEGMENTS_MAX; i++)
-        refs[i] = guest_grant(guest, frame + i, 0, false);
+    frames_grant();
     for (size_t i = 0; i < sizeof(trials) / sizeof(*trials); i++)
         if (strcmp(argv[1], trials[i].name) == 0)
             trials[i].run();

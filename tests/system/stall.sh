@@ -41,5 +41,6 @@ trial deep deep
 nbd_memory hoard0 1M
 nbd_evil hoard1 1048576 stall
 trial hoard hoard
+trial gorge hoard
 trial tangle hoard
 daemon_stop
