@@ -367,15 +367,16 @@ static void step_events(struct disk *disk)
     }
 }
 
+/* One at a time: an order that comes meanwhile may know of a size that the one before has missed,
+ * so it is acted on when that one is done with. */
 static void start_probe(struct disk *disk, uint32_t probe)
 {
-    int err;
+    int err = disk->growing ? -EALREADY : target_probe(disk->target);
 
-    disk->probe = probe;
-    if (disk->growing)
+    if (err == -EALREADY)
         return;
-    err = target_probe(disk->target);
-    if (err < 0 && err != -EALREADY)
+    disk->probe = probe;
+    if (err < 0)
         log_warning(disk->name, "not resized: %s", strerror(-err));
 }
 

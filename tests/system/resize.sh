@@ -13,6 +13,7 @@ nbd_memory same 16M
 disk file "$(unix_uri file)"
 disk same "$(unix_uri same)"
 disk slow "$(unix_uri slow)"
+disk asked "$(unix_uri asked)"
 daemon_start
 BACK=/local/domain/0/backend/qdisk/800/51712
 
@@ -88,6 +89,25 @@ wait_for 10 log_has 'warning: 800/xvda .*not resized: the export has become smal
 sleep 0.5
 [ "$(xs $BACK/sectors) $(xs $BACK/state)" = "65536 4" ] || fail "shrunk to $(xs $BACK/sectors)"
 wait $guest_pid || { cat "$DIR/guest.out"; fail "the guest of a disk that shrank"; }
+
+# Grown while the daemon asks whether it has: the answer it gets is the old size, and a second SIGHUP
+# is not lost. (The size is of the moment the connection opens; then the handshake takes a second.)
+echo 16M >"$DIR/asked.size"
+nbdkit -f -U "$DIR/asked.sock" eval open="cat $DIR/asked.size" get_size='echo $2' \
+    can_write='sleep 1' can_flush='exit 0' pread='head -c $3 /dev/zero' pwrite='cat >/dev/null' \
+    flush='exit 0' >>"$DIR/asked.log" 2>&1 &
+nbd_started asked $!
+guest --disk asked --domid 803 --seconds 6 --mix write4k --depth 1 --model-sectors 4096 \
+    >"$DIR/guest.out" 2>&1 &
+guest_pid=$!
+wait_for 10 log_has '803/xvda .*: connected' || fail "not connected"
+kill -HUP "$DAEMON_PID"
+sleep 0.5
+echo 32M >"$DIR/asked.size"
+kill -HUP "$DAEMON_PID"
+wait_for 5 log_has '803/xvda .*has grown to 65536 sectors' || fail "the second SIGHUP was lost"
+kill -KILL $guest_pid
+wait $guest_pid 2>/dev/null
 
 # Grown, but closed with requests waiting before the daemon knows (it takes 0.6 s to connect, each
 # read 0.7 s, and 64 of 128 go at a time): those are served out, with the connection there is.
