@@ -124,14 +124,13 @@ static void on_target_completed(void *arg, struct nbdcmd *cmd)
 }
 
 /* Only the size may differ, and only upwards: the guest was told the rest and will not ask again.
- */
+ * (How it flushes is the target's to judge.) */
 static const char *judge_growth(const struct disk_properties *now,
                                 const struct disk_properties *found)
 {
     if (found->capacity_sectors < now->capacity_sectors)
         return "the export has become smaller: the disk stays as it is";
-    if (found->readonly != now->readonly || found->flush != now->flush ||
-        found->discard != now->discard)
+    if (found->readonly != now->readonly || found->discard != now->discard)
         return "the export offers other features than before: the disk stays as it is";
     return NULL;
 }

@@ -280,6 +280,22 @@ void target_deliver(struct target *target)
         nbdconn_deliver(target->conn);
 }
 
+/* As judge, for a connection that is to take another one's place: what the disk made of that one's
+ * way to be durable (law 6) must go on to hold. */
+static int judge_next(const struct target *target, struct nbd_handle *nbd,
+                      struct traits *ret_traits, char *reason, size_t reason_bytes)
+{
+    int err = judge(target, nbd, ret_traits, reason, reason_bytes);
+
+    if (err == 0 && ret_traits->flush != target->traits.flush) {
+        snprintf(reason, reason_bytes,
+                 "the export flushes, or writes through (FUA), otherwise than before: the disk "
+                 "stays as it is");
+        err = -EINVAL;
+    }
+    return err;
+}
+
 static void on_probed(void *arg)
 {
     struct target *target = arg;
@@ -290,7 +306,7 @@ static void on_probed(void *arg)
     err = resolve_finish(target->probe, &nbd, reason, sizeof reason);
     target->probe = NULL;
     if (err == 0) {
-        err = judge(target, nbd, &target->next_traits, reason, sizeof reason);
+        err = judge_next(target, nbd, &target->next_traits, reason, sizeof reason);
         if (err < 0)
             nbd_close(nbd);
         else

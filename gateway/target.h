@@ -34,8 +34,8 @@ struct target_handler {
     void (*ready)(void *arg, const struct disk_properties *properties);
     void (*lost)(void *arg, const char *reason);
     void (*completed)(void *arg, struct nbdcmd *cmd); /* as nbdconn's: once, then cmd is free */
-    /* After target_probe, once. NULL: nothing usable came of it, and reason says what. Else
-     * target_switch may follow, any time later. */
+    /* After target_probe, once. NULL: nothing usable came of it, or it flushes in another way than
+     * this connection, and reason says what. Else target_switch may follow, any time later. */
     void (*probed)(void *arg, const struct disk_properties *properties, const char *reason);
 };
 

@@ -14,6 +14,7 @@ disk file "$(unix_uri file)"
 disk same "$(unix_uri same)"
 disk slow "$(unix_uri slow)"
 disk asked "$(unix_uri asked)"
+disk fua "$(unix_uri fua)" 'accept-volatile = yes'
 daemon_start
 BACK=/local/domain/0/backend/qdisk/800/51712
 
@@ -108,6 +109,27 @@ kill -HUP "$DAEMON_PID"
 wait_for 5 log_has '803/xvda .*has grown to 65536 sectors' || fail "the second SIGHUP was lost"
 kill -KILL $guest_pid
 wait $guest_pid 2>/dev/null
+
+# Grown, and come back without FUA: what made each write durable, so that a flush had nothing to do.
+echo 16M >"$DIR/fua.size"
+echo native >"$DIR/fua.can"
+nbdkit -f -U "$DIR/fua.sock" eval open="cat $DIR/fua.size" get_size='echo $2' \
+    can_write='exit 0' can_flush='exit 3' can_fua="cat $DIR/fua.can" \
+    pread='head -c $3 /dev/zero' pwrite="cat >/dev/null; echo \"\$5\" >>$DIR/fua.flags" \
+    >>"$DIR/fua.log" 2>&1 &
+nbd_started fua $!
+guest --disk fua --domid 804 --seconds 5 --mix write4k --depth 1 --model-sectors 128 \
+    >"$DIR/guest.out" 2>&1 &
+guest_pid=$!
+wait_for 10 log_has '804/xvda .*: connected' || fail "not connected"
+echo 32M >"$DIR/fua.size"
+echo none >"$DIR/fua.can"
+kill -HUP "$DAEMON_PID"
+wait_for 5 log_has '804/xvda .*(not resized: the export flushes|has grown)' || fail "not asked"
+kill -KILL $guest_pid
+wait $guest_pid 2>/dev/null
+[ "$(sort -u "$DIR/fua.flags")" = fua ] || fail "a write without FUA on a disk that needs no flush"
+log_has '804/xvda .*not resized' || fail "a server that lost FUA was switched to"
 
 # Grown, but closed with requests waiting before the daemon knows (it takes 0.6 s to connect, each
 # read 0.7 s, and 64 of 128 go at a time): those are served out, with the connection there is.
