@@ -290,12 +290,13 @@ static void on_close_timeout(struct ev_loop *loop, struct ev_timer *timer, int e
     disk->target = NULL;
 }
 
-/* A flush of our own, if there is anything to flush and a server to do it. */
+static bool needs_own_flush(const struct disk *disk)
+{
+    return disk->written_bytes != disk->flushed_bytes && disk->flush_kind == TARGET_FLUSH_COMMAND;
+}
+
 static bool start_own_flush(struct disk *disk)
 {
-    if (disk->server_gone || disk->written_bytes == disk->flushed_bytes ||
-        disk->flush_kind != TARGET_FLUSH_COMMAND)
-        return false;
     disk->own_flush_covers_bytes = disk->written_bytes;
     disk->own_flush_sent = target_flush(disk->target, &disk->own_flush) == 0;
     return disk->own_flush_sent;
@@ -307,7 +308,7 @@ static void step_draining(struct disk *disk)
         disk_fail_waiting(disk, true);
     if (!list_empty(&disk->requests) || disk->own_flush_sent)
         return;
-    if (start_own_flush(disk))
+    if (!disk->server_gone && needs_own_flush(disk) && start_own_flush(disk))
         set_state(disk, STATE_FLUSHING);
     else
         finish_close(disk);
@@ -319,8 +320,11 @@ static void step_growing(struct disk *disk)
 {
     if (!disk_is_quiet(disk) || disk->own_flush_sent)
         return;
-    if (start_own_flush(disk))
+    if (needs_own_flush(disk)) {
+        if (!start_own_flush(disk))
+            disk_lose_server(disk, "the connection went when it was to be flushed");
         return;
+    }
     disk->growing = false;
     target_switch(disk->target);
     disk->properties.capacity_sectors = target_properties(disk->target)->capacity_sectors;
