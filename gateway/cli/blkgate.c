@@ -142,9 +142,11 @@ static void fill_place(struct place *place, uint32_t ours, const char *kind, uin
              devid);
 }
 
-/* Parses DOMAIN VDEV; the kind is looked up by the frontend's `backend` unless it is to be new. */
+/* Parses DOMAIN VDEV; the kind is that under which blkgated serves it, or vbd if it does not. F is
+ * not asked, for the guest writes what it likes there. */
 static int parse_place(struct nodes *nodes, char **words, struct place *ret_place)
 {
+    static const char *const kinds[] = {"vbd", "qdisk", "vbd3"};
     char value[NODES_VALUE_BYTES];
     uint32_t domid, devid;
 
@@ -153,16 +155,12 @@ static int parse_place(struct nodes *nodes, char **words, struct place *ret_plac
     if (xenbus_vdev_parse(words[1], &devid) < 0)
         return fail(EXIT_USE, "\"%s\" is no virtual device: write xvdb, for example", words[1]);
     fill_place(ret_place, our_domid(nodes), "vbd", domid, devid);
-    if (nodes_get(nodes, value, "%s/backend", ret_place->front) == 0) {
-        static const char *const kinds[] = {"vbd", "qdisk", "vbd3"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct place place;
 
-        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-            struct place place;
-
-            fill_place(&place, ret_place->ours, kinds[i], domid, devid);
-            if (strcmp(place.back, value) == 0)
-                *ret_place = place;
-        }
+        fill_place(&place, ret_place->ours, kinds[i], domid, devid);
+        if (nodes_get(nodes, value, "%s/" KEY_BLKGATE_STATUS, place.back) == 0)
+            *ret_place = place;
     }
     return EXIT_DONE;
 }

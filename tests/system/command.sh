@@ -64,6 +64,8 @@ wait $guest || { cat "$DIR/guest.out"; fail "the guest was disturbed"; }
 guest=$!
 wait_for 10 sh -c '[ "$(xenstore-read /local/domain/0/backend/qdisk/6/51712/state)" = 4 ]' ||
     fail "guest 6 does not connect"
+# The frontend's nodes are the guest's: it may have removed them, or name what it likes there.
+xenstore-write /local/domain/6/device/vbd/51712/backend /local/domain/0/backend/vbd/6/51712
 blkgate detach --force 6 xvda || { cat "$DIR/out"; fail "detach --force"; }
 ! wait $guest || fail "the guest did not notice"
 ! xenstore-ls -f / | grep -q '/backend/qdisk/6/51712' || fail "detach --force left nodes behind"
