@@ -34,6 +34,8 @@
  *     suffers).
  *  4. A nonce in the ring's pad (ring_set_nonce), and in the file, is this life of the ring: who
  *     initialises a ring zeroes it. Refs, port and indices alone may be the same after a kexec.
+ *     As it is written before the first take, nothing was taken from a ring whose nonce is 0: all
+ *     behind its rsp_prod may be taken, once all rings of the disk are known to be new.
  *  5. journal_recover stores nothing unless it will succeed, and may be cut short and run again.
  *
  * RECORDS, one per range sent by WRITE (with FUA or without), WRITE_ZEROES or TRIM:
