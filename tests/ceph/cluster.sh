@@ -77,9 +77,9 @@ cluster_signal() { # DIR SIGNAL DAEMON
 cluster_kill() { # DIR DAEMON: SIGKILL, and waits until it is gone
     local pid i
     pid=$(cat "$1/run/$2.pid") || cluster_die "$2 is not running"
-    kill -KILL "$pid" 2>/dev/null
     for ((i = 0; i < 300; i++)); do
-        kill -0 "$pid" 2>/dev/null || {
+        # A name too: the number of one that died by itself may be anybody's.
+        [[ $(cat "/proc/$pid/comm" 2>/dev/null) == ceph-* ]] && kill -KILL "$pid" 2>/dev/null || {
             rm -f "$1/run/$2.pid"
             return 0
         }
