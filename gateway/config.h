@@ -79,6 +79,11 @@ int config_uri_check(const char *uri, char *ret_reason, size_t reason_bytes);
  * left out, percent-encoding, with or without TLS), and for others not. */
 uint64_t config_uri_identity(const char *uri);
 
+/* The URI as a part of QEMU's `-drive file=URI,...`, where a comma would end it. -EINVAL: QEMU has
+ * no URI for it (TLS). -ENAMETOOLONG: it does not fit. `uri` is one that config_uri_check lets
+ * pass, so there are no credentials in it. */
+int config_uri_for_qemu(const char *uri, char *ret_uri, size_t bytes);
+
 /* A disk of its own for a URI that a toolstack named (allow-uri): defaults for all else. */
 int config_disk_from_uri(const char *uri, struct config_disk **ret_disk);
 void config_disk_free(struct config_disk *disk); /* only for config_disk_from_uri's; NULL is fine */

@@ -354,3 +354,27 @@ uint64_t config_uri_identity(const char *uri)
     hash_text(&hash, parts.path, false);
     return hash;
 }
+
+/* -- QEMU ---------------------------------------------------------------------------------- */
+
+int config_uri_for_qemu(const char *uri, char *ret_uri, size_t bytes)
+{
+    size_t length = 0;
+
+    if (strncmp(uri, "nbds", 4) == 0)
+        return -EINVAL;
+    for (const char *at = uri; *at; at++)
+        length += *at == ',' ? 3 : 1;
+    if (length >= bytes)
+        return -ENAMETOOLONG;
+    for (const char *at = uri; *at; at++) {
+        if (*at == ',') {
+            memcpy(ret_uri, "%2C", 3);
+            ret_uri += 3;
+        } else {
+            *ret_uri++ = *at;
+        }
+    }
+    *ret_uri = '\0';
+    return 0;
+}

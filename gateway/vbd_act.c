@@ -81,9 +81,18 @@ void vbd_show_end(struct vbd *vbd, const struct vbd_seen *seen)
         vbd_not_now(vbd, "its end not written", ret);
 }
 
+/* What an emulated boot disk is opened by: by libxl's QEMU, beside us. Not if QEMU could write
+ * where we would refuse to. */
+static bool has_uri(const struct vbd *vbd, char *ret_uri, size_t bytes)
+{
+    if (!vbd->node.script || (vbd->report.properties.readonly && !vbd->node.readonly))
+        return false;
+    return config_uri_for_qemu(vbd->disk->export_uri, ret_uri, bytes) == 0;
+}
+
 int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
 {
-    char status[sizeof(vbd->status)];
+    char status[sizeof(vbd->status)], uri[LIMIT_XENSTORE_BYTES];
     struct vbd_write writes[3] = {{KEY_BLKGATE_STATUS, status}};
     const char *text;
     unsigned count;
@@ -107,6 +116,8 @@ int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
     if (strcmp(status, vbd->status) == 0)
         return 0;
     count = 1 + hotplug_writes(vbd, seen, text, writes + 1);
+    if (vbd->state == VBD_READY && has_uri(vbd, uri, sizeof(uri)))
+        writes[count++] = (struct vbd_write){KEY_BLKGATE_URI, uri, .is_private = true};
     ret = vbd->status[0] ? vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT,
                                            XENBUS_ABSENT, writes, count)
                          : vbd_nodes_claim(vbd->host->store, vbd->back, &vbd->node, writes, count);

@@ -378,13 +378,15 @@ struct batch {
     const struct vbd_node *node; /* that B must still be; NULL: any */
 };
 
-static int write_below(const struct batch *batch, store_tx tx, const char *key, const char *value)
+static int write_below(const struct batch *batch, store_tx tx, const struct vbd_write *write)
 {
     char path[LIMIT_XENSTORE_PATH_BYTES];
 
-    snprintf(path, sizeof(path), "%s/%s", batch->back, key);
-    return value ? store_write(batch->store, tx, path, value)
-                 : store_remove(batch->store, tx, path);
+    snprintf(path, sizeof(path), "%s/%s", batch->back, write->key);
+    if (!write->value)
+        return store_remove(batch->store, tx, path);
+    return write->is_private ? store_write_private(batch->store, tx, path, write->value)
+                             : store_write(batch->store, tx, path, write->value);
 }
 
 static bool is_params(const char *text, const char *params)
@@ -416,6 +418,7 @@ static int write_batch(void *arg, store_tx tx)
     const struct batch *batch = arg;
     enum xenbus_state state = XENBUS_ABSENT;
     char word[SMALL_BYTES];
+    const struct vbd_write last = {KEY_STATE, word}; /* it is what is waited for */
     int ret = read_state(batch->store, tx, batch->back, &state);
 
     if (ret < 0)
@@ -430,14 +433,14 @@ static int write_batch(void *arg, store_tx tx)
             return ret;
     }
     for (unsigned i = 0; i < batch->count; i++) {
-        ret = write_below(batch, tx, batch->writes[i].key, batch->writes[i].value);
+        ret = write_below(batch, tx, &batch->writes[i]);
         if (ret < 0)
             return ret;
     }
     if (batch->to == XENBUS_ABSENT)
         return 0;
     snprintf(word, sizeof(word), "%d", (int)batch->to);
-    return write_below(batch, tx, KEY_STATE, word); /* last: it is what is waited for */
+    return write_below(batch, tx, &last);
 }
 
 int vbd_nodes_write(struct store *store, const char *back, enum xenbus_state expect,

@@ -69,6 +69,7 @@ int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *
 struct vbd_write {
     const char *key;
     const char *value;
+    bool is_private; /* not for the guest to read */
 };
 
 /* The writes, and then B/state = `to`, in one transaction (XENBUS_ABSENT: the state stays).

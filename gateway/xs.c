@@ -288,6 +288,25 @@ int store_write(struct store *store, store_tx tx, const char *path, const char *
     return errno == EACCES ? -EACCES : failed(store);
 }
 
+int store_write_private(struct store *store, store_tx tx, const char *path, const char *value)
+{
+    unsigned count = 0;
+    struct xs_permissions *owner;
+    bool is_private;
+    int ret = store_write(store, tx, path, value);
+
+    if (ret < 0)
+        return ret;
+    owner = xs_get_permissions(store->handle, tx, path, &count);
+    if (owner)
+        owner->perms = XS_PERM_NONE; /* of all whom the list does not name */
+    is_private = owner && xs_set_permissions(store->handle, tx, path, owner, 1);
+    if (!is_private)
+        ret = errno == EACCES ? -EACCES : failed(store);
+    free(owner);
+    return ret;
+}
+
 int store_remove(struct store *store, store_tx tx, const char *path)
 {
     int ret;

@@ -39,6 +39,8 @@ void store_close(struct store *store); /* its watches end with it; NULL is fine 
  * has a NUL inside: both are no values of ours. */
 int store_read(struct store *store, store_tx tx, const char *path, char *ret_value, size_t bytes);
 int store_write(struct store *store, store_tx tx, const char *path, const char *value);
+/* As store_write, but no other domain may read it, as it may what is beside it. */
+int store_write_private(struct store *store, store_tx tx, const char *path, const char *value);
 int store_remove(struct store *store, store_tx tx, const char *path); /* absent already: 0 */
 
 /* Names of the children: *ret_names is one allocation, for free(). */

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "room.h"
 
@@ -273,6 +274,37 @@ static void a_script_opens_the_gate(void **state)
     be_stays(r, "2");
     tool_hotplug_done(&r->disk);
     wait_be(r, "4");
+}
+
+/* Where the export is, libxl's QEMU may know and the guest may not; a QEMU could write to what our
+ * configuration calls read-only. */
+static void a_script_finds_the_export(void **state)
+{
+    struct room *r = *state;
+    char path[256];
+    struct xs_permissions *permissions;
+    unsigned count = 0;
+
+    attach(r, "vbd", "root", "block-blkgate");
+    wait_b(r, "blkgate-status", "ready");
+    assert_true(node_is(r->guest, r->disk.backend, "blkgate-uri", "nbd://h/root"));
+    snprintf(path, sizeof(path), "%s/blkgate-uri", r->disk.backend);
+    permissions = xs_get_permissions(r->guest->xs, XBT_NULL, path, &count);
+    assert_non_null(permissions);
+    assert_int_equal(count, 1);
+    assert_int_equal(permissions[0].id, 0);
+    assert_int_equal(permissions[0].perms, XS_PERM_NONE);
+    free(permissions);
+    tool_remove(&r->disk);
+
+    attach(r, "vbd", "cd", "block-blkgate");
+    wait_b(r, "blkgate-status", "ready");
+    assert_true(node_is(r->guest, r->disk.backend, "blkgate-uri", NULL));
+    tool_remove(&r->disk);
+
+    attach(r, "qdisk", "root", NULL);
+    wait_b(r, "blkgate-status", "ready");
+    assert_true(node_is(r->guest, r->disk.backend, "blkgate-uri", NULL));
 }
 
 /* A guest that runs may have read xen-blkback's limits: those are served, whatever the
@@ -764,6 +796,7 @@ int main(int argc, char **argv)
         TEST(what_is_not_ours_is_left_alone),
         TEST(junk_beside_our_nodes_is_ignored),
         TEST(a_script_opens_the_gate),
+        TEST(a_script_finds_the_export),
         TEST(what_xen_blkback_offered_is_served),
         TEST(what_nobody_offered_is_one_ring_of_one_page),
         TEST(without_blkback_state_2_is_ours_after_a_while),

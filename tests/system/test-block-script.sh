@@ -31,6 +31,12 @@ cat >"$work/bin/xenstore-rm" <<'FAKE'
 #!/bin/sh
 rm "$STORE/$1" 2>/dev/null
 FAKE
+cat >"$work/bin/xenstore-chmod" <<'FAKE'
+#!/bin/sh
+# The permissions of a node in a file beside it, and what it was when it got them.
+[ ! -e "$STORE/$1.locked" ] || exit 1
+echo "$2 when it was \"$(cat "$STORE/$1")\"" >"$STORE/$1.permissions"
+FAKE
 chmod +x "$work"/bin/*
 
 base=backend/vbd/5/51712
@@ -166,10 +172,49 @@ daemon_appears_late()
 boot_disk()
 {
     set_node blkgate-status ready
-    set_node blkgate-uri 'nbd:unix:/run/a b.sock'
+    set_node blkgate-uri 'nbd+unix:///%20?socket=/run/a.sock'
     run add
     expect_success
-    expect_node physical-device-path 'nbd:unix:/run/a b.sock'
+    expect_node physical-device-path 'nbd+unix:///%20[?]socket=/run/a.sock'
+    expect_node physical-device-path.permissions 'n0 when it was ""'
+}
+
+boot_disk_in_a_driver_domain()
+{
+    set_node blkgate-status ready
+    set_node blkgate-uri nbd://h/x
+    echo 3 >"$work/store/domid"
+    run add
+    expect_success
+    expect_node physical-device-path nbd://h/x
+    expect_node physical-device-path.permissions 'n3 when it was ""'
+}
+
+# libxl 4.19 makes nbd+unix:///?socket= and the path of it.
+boot_disk_of_kind_vbd3()
+{
+    set_node blkgate-status ready
+    set_node blkgate-uri 'nbd+unix:///?socket=/run/a%2Cb.sock'
+    run add XENBUS_TYPE=vbd3
+    expect_success
+    expect_node physical-device-path /run/a%2Cb.sock
+    for uri in 'nbd+unix:///x?socket=/run/a.sock' nbd://h/; do
+        fresh
+        set_node blkgate-status ready
+        set_node blkgate-uri "$uri"
+        run add XENBUS_TYPE=vbd3
+        expect_success
+        expect_node physical-device-path '(absent)'
+    done
+}
+
+boot_disk_that_nobody_may_see()
+{
+    set_node blkgate-status ready
+    set_node blkgate-uri nbd://h/x
+    : >"$work/store/$base/physical-device-path.locked"
+    run add
+    expect_failure '*physical-device-path cannot be written*'
 }
 
 failed()
@@ -336,7 +381,8 @@ wrong_use()
 }
 
 [ $# -gt 0 ] || set -- ready_without_blkback absolute_path opening_then_ready daemon_appears_late \
-    boot_disk failed no_daemon server_too_slow unknown_status unbinds \
+    boot_disk boot_disk_in_a_driver_domain boot_disk_of_kind_vbd3 boot_disk_that_nobody_may_see \
+    failed no_daemon server_too_slow unknown_status unbinds \
     waits_for_the_claim nobody_claims claim_never_comes unbind_is_refused \
     unbind_does_nothing write_to_unbind_fails old_kernel disk_vanishes \
     other_kinds_are_not_unbound xenstore_refuses remove wrong_use

@@ -735,6 +735,27 @@ static void test_identity(void **state)
             fail_msg("%s is not %s", other[i][0], other[i][1]);
 }
 
+/* What QEMU 7.2 opens, as tried with qemu-img: a comma would end its option, and for nbds it has no
+ * driver. */
+static void test_for_qemu(void **state)
+{
+    static const char *const same[] = {"nbd://h", "nbd://[::1]:10810/x%20y",
+                                       "nbd+unix:///?socket=/run/x.sock"};
+    char uri[64];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++) {
+        assert_int_equal(config_uri_for_qemu(same[i], uri, sizeof(uri)), 0);
+        assert_string_equal(uri, same[i]);
+    }
+    assert_int_equal(config_uri_for_qemu("nbd+unix:///a,b?socket=/c,", uri, sizeof(uri)), 0);
+    assert_string_equal(uri, "nbd+unix:///a%2Cb?socket=/c%2C");
+    assert_int_equal(config_uri_for_qemu("nbds://h/x", uri, sizeof(uri)), -EINVAL);
+    assert_int_equal(config_uri_for_qemu("nbds+unix:///?socket=/x", uri, sizeof(uri)), -EINVAL);
+    assert_int_equal(config_uri_for_qemu("nbd://h,", uri, 10), -ENAMETOOLONG);
+    assert_int_equal(config_uri_for_qemu("nbd://h,", uri, 11), 0);
+}
+
 static int make_directory(void **state)
 {
     (void)state;
@@ -770,6 +791,7 @@ int main(void)
         cmocka_unit_test(test_uris),
         cmocka_unit_test(test_uri_bounds),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_for_qemu),
         cmocka_unit_test(test_disk_from_uri),
     };
 
