@@ -15,7 +15,7 @@ suite=bookworm   # Xen 4.17 is what Debian 12 has
 
 packages=xen-utils-4.17,xen-utils-common,xenstore-utils,xen-hypervisor-4.17-amd64,grub-xen-host
 packages=$packages,linux-image-amd64,kmod,busybox-static,iproute2,procps,util-linux,e2fsprogs,fdisk
-packages=$packages,nbdkit,nbd-client,libnbd-bin,fio,strace
+packages=$packages,nbdkit,nbd-client,libnbd-bin,fio,strace,qemu-system-xen
 packages=$packages,libnbd0,libev4,libinih1,libsystemd0,libjansson4,libmicrohttpd12,libseccomp2
 
 # Whole families of modules that neither dom0 nor a guest can meet here: half of the image otherwise.

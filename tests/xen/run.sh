@@ -15,7 +15,7 @@ XENSTORED=${XENSTORED:-xenstored}
 limit=${XEN_SECONDS:-1500}
 # Without smap: emulated SMAP stops dom0 at Xen's first access to its memory.
 XEN_QEMU=${XEN_QEMU:--accel tcg,thread=multi,tb-size=512 -cpu max,-smap}
-all_scenarios='fs fio features grub pvhgrub hotplug destroy badname stop'
+all_scenarios='fs fio features grub pvhgrub pygrub hvm hotplug destroy badname stop'
 
 say() { echo "xen: $*"; }
 die() { echo "xen: $*" >&2; exit 1; }
