@@ -418,6 +418,7 @@ static void chunk_failed(struct disk *disk, struct request *request, int error)
         return;
     }
     if (may_be_too_long(request, error)) {
+        request->too_long |= error != -ENOMEM; /* which it may have again for the next one */
         request->chunk_max_bytes = shorter(request->chunk_bytes);
         send_chunk(disk, request);
         return;
@@ -449,7 +450,7 @@ void disk_request_completed(struct disk *disk, struct request *request, int erro
         return;
     }
     /* All of it was good in shorter chunks, so it was their length: no more of the long ones. */
-    if (request->chunk_max_bytes)
+    if (request->too_long)
         target_learn_max(disk->target, request->blkif.op == BLKIF_DISCARD,
                          request->chunk_max_bytes);
     replied(disk, request, 0);

@@ -111,7 +111,7 @@ static void take_one(struct queue *queue, const uint8_t *slot,
     request->buffer = request->descriptors = NULL;
     request->length_bytes = request->done_bytes = 0;
     request->chunk_max_bytes = 0;
-    request->flushed = false;
+    request->too_long = request->flushed = false;
     taken(arg, request);
 }
 

@@ -56,6 +56,7 @@ struct request {
     uint64_t done_bytes;
     uint32_t chunk_bytes;
     uint32_t chunk_max_bytes; /* a longer chunk failed, for its length perhaps; 0: none did */
+    bool too_long;            /* ... with an error that does not pass */
     bool flushed;             /* a flush with data: the flush is done */
     int error;                /* 0, or why it is answered ERROR */
     enum blkif_status status;

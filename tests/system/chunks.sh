@@ -16,7 +16,11 @@ BIG=$((9 * 1024 * MIB + 3 * 512)) # a discard of all of it is more than twice NB
 nbdkit -f -U "$DIR/big.sock" --filter=noparallel --filter=log memory $BIG \
     logfile="$DIR/big.commands" >>"$DIR/big.log" 2>&1 &
 nbd_started big $!
-for name in page policy unsaid tight big; do disk $name "$(unix_uri $name)"; done
+nbdkit -f -U "$DIR/short.sock" --filter=noparallel --filter=log --filter=error memory 16M \
+    error-pread=ENOMEM error-pread-rate=3% error-pwrite=ENOMEM error-pwrite-rate=3% \
+    logfile="$DIR/short.commands" >>"$DIR/short.log" 2>&1 &
+nbd_started short $!
+for name in page policy unsaid tight big short; do disk $name "$(unix_uri $name)"; done
 daemon_start
 
 domid=700
@@ -54,6 +58,13 @@ loaded unsaid --features --requests 3000
 note "... and $(($(failed) - count)) with 32 requests in flight"
 [ "$(failed)" -le $((count + 300)) ] || fail "$(($(failed) - count)) commands were too long"
 loaded tight --features --requests 1500 # down to a page
+
+# -- for want of memory ----------------------------------------------------------------------------
+# Which a server has again: the pieces are for that request alone. Were they for all that follow, each
+# such failure would halve them for good, down to pages, and a page's failure is the guest's.
+loaded short --mix seq --requests 600 --depth 8
+[ "$(grep -c 'count=0x80000 ' "$DIR/short.commands")" -ge 4 ] || fail "no command failed"
+tail -40 "$DIR/short.commands" | grep -q 'count=0x100000 ' || fail "the server got pieces to the end"
 
 # -- beyond 32 bits --------------------------------------------------------------------------------
 loaded big --discard-all --requests 300
