@@ -191,6 +191,7 @@ int room_teardown(void **state)
     guest_destroy(r->guest);
     xs_rm(xs, XBT_NULL, "/local/domain/0/backend");
     xs_rm(xs, XBT_NULL, "/local/domain/0/error");
+    xs_rm(xs, XBT_NULL, "/local/domain/0/device");
     xs_rm(xs, XBT_NULL, "/local/domain/3");
     xs_rm(xs, XBT_NULL, "/local/domain/5");
     xs_rm(xs, XBT_NULL, "/local/domain/6");

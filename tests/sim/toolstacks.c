@@ -293,6 +293,74 @@ static void who_asked_removes_the_nodes(void **state)
     be_stays(r, "6");
 }
 
+/* -- pygrub -------------------------------------------------------------------------------- */
+
+/* libxl__device_disk_local_initiate_attach: the guest's disk, by its script, for domain 0; and only
+ * when that is gone again the guest's own. */
+static void pygrub_reads_the_disk_in_domain_0_before_the_guest(void **state)
+{
+    struct room *r = *state;
+    struct guest zero = {.xs = r->guest->xs, .domid = 0};
+    struct tool_disk local = {.guest = &zero,
+                              .devid = XVDA,
+                              .kind = "vbd",
+                              .params = "root",
+                              .script = "/etc/xen/scripts/block-blkgate"};
+
+    assert_int_equal(tool_attach(&local), 0);
+    wait_node(r->guest, local.backend, "blkgate-status", "ready");
+    put(r, local.backend, "state", "2"); /* xen-blkback */
+    r->disk = local;
+    tool_hotplug_done(&r->disk);
+    connect_disk(r);
+    assert_true(opened(r->worker, "0/xvda (root)"));
+
+    attach(r, "vbd", "root", "block-blkgate"); /* too early (hazard M4) */
+    wait_b(r, "blkgate-status",
+           "failed: its export is attached writable already, as 0/xvda (root) (detach that one, or "
+           "attach read-only, or configure shared = yes)");
+    stays(r->guest, local.backend, "state", "4");
+    assert_int_equal(ask(r->worker, &r->worker->opens), 1);
+    tool_remove(&r->disk);
+
+    r->disk = local;
+    tool_unplug(&r->disk);
+    be_stays(r, "5");
+    fe(r, "5");
+    fe(r, "6");
+    wait_be(r, "6");
+    assert_int_equal(ask(r->worker, &r->worker->closes), 1);
+    tool_remove(&r->disk);
+    wait_count(r->worker, &r->worker->ends, 1);
+    assert_true(node_is(r->guest, "/local/domain/0/backend/vbd/0", "51712", NULL));
+
+    attach(r, "vbd", "root", "block-blkgate");
+    put(r, r->disk.backend, "state", "2");
+    tool_hotplug_done(&r->disk);
+    connect_disk(r);
+    assert_true(opened(r->worker, "5/xvda (root)"));
+}
+
+/* Domain 0 is never dead, whatever xenstored says of domains, and its F is beside our B. */
+static void a_disk_of_domain_0_outlives_other_domains(void **state)
+{
+    struct room *r = *state;
+    struct guest zero = {.xs = r->guest->xs, .domid = 0};
+
+    r->disk = (struct tool_disk){.guest = &zero, .devid = XVDA, .kind = "qdisk", .params = "root"};
+    assert_int_equal(tool_attach(&r->disk), 0);
+    connect_disk(r);
+    guest_destroy(guest_create(6, 16)); /* @releaseDomain */
+    be_stays(r, "4");
+    backend_stop(r->backend);
+    start(r);
+    wait_count(r->worker, &r->worker->connects, 2);
+    be_stays(r, "4");
+    tool_destroy(&r->disk);
+    wait_be(r, "6");
+    tool_remove(&r->disk);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -306,6 +374,8 @@ int main(int argc, char **argv)
         TEST(a_request_finds_what_never_came_and_what_is_closed),
         TEST(a_request_of_the_time_between_is_taken_up),
         TEST(who_asked_removes_the_nodes),
+        TEST(pygrub_reads_the_disk_in_domain_0_before_the_guest),
+        TEST(a_disk_of_domain_0_outlives_other_domains),
     };
 
     room_begin(argc, argv);
