@@ -9,8 +9,8 @@
  *     CLOSED before anything else but END; `order` is the last one given.
  *  4. B/state goes to 5 before order FAIL (law 6), and to 6 only after CLOSED: whoever sees 6 may
  *     open the disk elsewhere.
- *  5. CONNECT is ordered only after the mark of a clean stop was removed from B: a crash from
- *     then on is not taken for a clean stop.
+ *  5. CONNECT is ordered only after the mark of a clean stop was taken back in B: a crash from
+ *     then on is not taken for a clean stop. Its nodes stay, so that a stop needs no new ones.
  *  6. A vbd that is not ours (FOREIGN) writes nothing at all.
  *  7. What a guest can cause again and again is logged through `chatter`.
  */
@@ -147,6 +147,12 @@ void vbd_order(struct vbd *vbd, enum disk_want want)
 {
     vbd->order.want = want;
     disklink_order(vbd->link, &vbd->order);
+}
+
+void vbd_identity(const struct vbd *vbd, char ret_identity[static VBD_IDENTITY_BYTES])
+{
+    snprintf(ret_identity, VBD_IDENTITY_BYTES, "%016" PRIx64,
+             config_uri_identity(vbd->disk->export_uri));
 }
 
 static void set_reason(struct vbd *vbd, const char *reason)
@@ -297,6 +303,20 @@ static int adopt(struct vbd *vbd, const struct vbd_node *node)
     return 0;
 }
 
+/* Who waits for it is told why, if it is ours. */
+static void not_adopted(struct vbd *vbd, int error)
+{
+    struct vbd_seen seen;
+
+    vbd_not_now(vbd, "not looked at", error);
+    if (!vbd->refused[0] || !vbd->node.frontend[0] ||
+        vbd_nodes_see(vbd->host->store, vbd->back, &vbd->node, false, &seen) < 0)
+        return;
+    if (!seen.status && seen.own <= XENBUS_INIT_WAIT) /* B was made anew meanwhile */
+        vbd->status[0] = '\0';
+    (void)vbd_show_status(vbd, &seen);
+}
+
 /* NEW or FOREIGN: is it ours by now, or gone? */
 static void look(struct vbd *vbd)
 {
@@ -316,7 +336,7 @@ static void look(struct vbd *vbd)
     if (ret == -ENOENT)
         ret = vbd_nodes_exist(vbd->host->store, vbd->back, &exists);
     if (ret < 0)
-        vbd_not_now(vbd, "not looked at", ret);
+        not_adopted(vbd, ret);
     else if (!exists)
         vbd_set_state(vbd, VBD_OVER);
     else if (vbd->state == VBD_NEW)
@@ -450,13 +470,14 @@ static void step(struct vbd *vbd)
 
 /* -- the stop ------------------------------------------------------------------------------ */
 
+/* Two values, no new node: a quota cannot forbid it. */
 static void leave_mark(struct vbd *vbd)
 {
-    char identity[24];
+    char identity[VBD_IDENTITY_BYTES];
     struct vbd_write marks[] = {{KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RELEASED, "1"}};
     int ret;
 
-    snprintf(identity, sizeof(identity), "%016" PRIx64, config_uri_identity(vbd->disk->export_uri));
+    vbd_identity(vbd, identity);
     ret = vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT, XENBUS_ABSENT, marks, 2);
     vbd->release = false;
     if (ret < 0 && ret != -ENOENT)
@@ -531,6 +552,7 @@ void vbd_step(struct vbd *vbd)
         stop_step(vbd);
         return;
     }
+    vbd->hindered = false;
     if (vbd->state == VBD_NEW || vbd->state == VBD_FOREIGN)
         look(vbd);
     switch (vbd->state) {
@@ -540,6 +562,7 @@ void vbd_step(struct vbd *vbd)
     case VBD_OVER: break;
     default: step(vbd); break;
     }
+    vbd_unhindered(vbd);
 }
 
 void vbd_stop(struct vbd *vbd)

@@ -46,6 +46,10 @@
  * have read it long ago, as xen-blkback's word, or as an earlier configuration's. So these nodes
  * are only raised under it, and begin anew with state 2. Who uses more is refused.
  *
+ * Quotas. xenstored may refuse a driver domain a node or a watch. Then that vbd stays in the state
+ * it is in and tries again every second; its status, where there is room for it, is "failed:
+ * REASON" meanwhile, and the log says it once. The others go on, and a stop needs no new node.
+ *
  * Stop and start. A clean stop drains and flushes, leaves B/state at 4 (or 5), writes
  * `blkgate-released` = 1 and ends. What a start does, by B/state and frontend (F):
  *
@@ -60,11 +64,11 @@
  *      6    6, absent  nothing
  *      6    1, 3, 4    state 2, open
  *
- * The mark is removed before the rings are touched again. Held is also what is released but not in
- * the configuration any more, or there with another export, or whose server has less than the guest
- * was told (size, flush, writing): put right, the next start takes it up. HELD ends when the
- * frontend closes or B goes. If xenstored itself died and came back without B, a connected disk is
- * served on untouched.
+ * The mark is taken back (0) before the rings are touched again. Held is also what is released but
+ * not in the configuration any more, or there with another export, or whose server has less than
+ * the guest was told (size, flush, writing): put right, the next start takes it up. HELD ends when
+ * the frontend closes or B goes. If xenstored itself died and came back without B, a connected disk
+ * is served on untouched.
  */
 #ifndef BLKGATE_GATEWAY_VBD_H
 #define BLKGATE_GATEWAY_VBD_H

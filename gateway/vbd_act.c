@@ -9,6 +9,9 @@
 
 #include "gateway/config.h"
 #include "gateway/vbd_private.h"
+#include "gateway/xs.h"
+
+static const char failure[] = "failed: ";
 
 static void spend(struct vbd *vbd, enum xenbus_state frontend)
 {
@@ -18,16 +21,42 @@ static void spend(struct vbd *vbd, enum xenbus_state frontend)
 
 /* -- writing into B ------------------------------------------------------------------------ */
 
+static void refuse(struct vbd *vbd, const char *what, int error)
+{
+    vbd->hindered = true;
+    if (vbd->refused[0])
+        return; /* said already */
+    snprintf(vbd->refused, sizeof(vbd->refused),
+             "xenstored takes no more from this domain: %s (its quota? see blkgate quota); tried "
+             "again every second",
+             strerror(-error));
+    log_limited(&vbd->chatter, LOG_LEVEL_ERROR, vbd->name, "%s: %s", what, vbd->refused);
+}
+
 /* Trouble with a read or write: nothing was changed. Look again, at once if B has changed. */
 void vbd_not_now(struct vbd *vbd, const char *what, int error)
 {
+    if (error == -ENOTCONN)
+        return; /* after which everything is looked at anyway */
     if (error == -ENOENT || error == -ESTALE) {
         vbd_mark(vbd);
-    } else if (error != -ENOTCONN) { /* after which everything is looked at anyway */
+        return;
+    }
+    if (store_is_quota(error))
+        refuse(vbd, what, error);
+    else
         log_limited(&vbd->chatter, LOG_LEVEL_ERROR, vbd->name, "%s: xenstore says %s, trying again",
                     what, strerror(-error));
-        vbd_wake_in(vbd, LIMIT_XENSTORE_RETRY_MS);
-    }
+    vbd_wake_in(vbd, LIMIT_XENSTORE_RETRY_MS);
+}
+
+void vbd_unhindered(struct vbd *vbd)
+{
+    if (vbd->hindered || !vbd->refused[0])
+        return;
+    vbd->refused[0] = '\0';
+    log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name, "xenstored takes its nodes again");
+    vbd_mark(vbd);
 }
 
 /* Moves B/state from what was seen, together with other nodes. */
@@ -52,13 +81,13 @@ static int go(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to
 static unsigned hotplug_writes(const struct vbd *vbd, const struct vbd_seen *seen,
                                const char *status, struct vbd_write writes[static 2])
 {
-    bool failed = strcmp(status, "failed: ") == 0;
+    bool failed = strncmp(status, failure, sizeof(failure) - 1) == 0;
 
     if (vbd->node.script || seen->hotplug == VBD_HOTPLUG_CONNECTED ||
         (!failed && strcmp(status, "ready") != 0))
         return 0;
     writes[0] = (struct vbd_write){KEY_HOTPLUG_STATUS, failed ? "error" : "connected"};
-    writes[1] = (struct vbd_write){KEY_HOTPLUG_ERROR, failed ? vbd->reason : NULL};
+    writes[1] = (struct vbd_write){KEY_HOTPLUG_ERROR, failed ? status + sizeof(failure) - 1 : NULL};
     return failed || seen->hotplug == VBD_HOTPLUG_ERROR ? 2 : 1;
 }
 
@@ -90,13 +119,10 @@ static bool has_uri(const struct vbd *vbd, char *ret_uri, size_t bytes)
     return config_uri_for_qemu(vbd->disk->export_uri, ret_uri, bytes) == 0;
 }
 
-int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
+/* "": there is nothing to say. */
+static void status_text(const struct vbd *vbd, char *ret_status, size_t bytes)
 {
-    char status[sizeof(vbd->status)], uri[LIMIT_XENSTORE_BYTES];
-    struct vbd_write writes[3] = {{KEY_BLKGATE_STATUS, status}};
-    const char *text;
-    unsigned count;
-    int ret;
+    const char *text = "", *reason = "";
 
     switch (vbd->state) {
     case VBD_OPENING: text = "opening"; break;
@@ -107,20 +133,43 @@ int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
     case VBD_BROKEN:
     case VBD_FAILED: text = "failed: "; break;
     case VBD_HELD: text = "held: "; break;
-    case VBD_IDLE: text = vbd->spent ? "failed: " : vbd->waiting ? "opening" : NULL; break;
-    default: text = NULL; break;
+    case VBD_IDLE: text = vbd->spent ? "failed: " : vbd->waiting ? "opening" : ""; break;
+    default: break;
     }
-    if (!text || seen->own == XENBUS_ABSENT)
+    if (strchr(text, ':'))
+        reason = vbd->reason;
+    if (vbd->refused[0] && vbd->state < VBD_SERVING) {
+        text = "failed: ";
+        reason = vbd->refused;
+    }
+    snprintf(ret_status, bytes, "%s%s", text, reason);
+}
+
+static int write_status(struct vbd *vbd, const struct vbd_write *writes, unsigned count)
+{
+    struct store *store = vbd->host->store;
+
+    if (!vbd->status[0])
+        return vbd_nodes_claim(store, vbd->back, &vbd->node, writes, count);
+    return vbd_nodes_write(store, vbd->back, XENBUS_ABSENT, XENBUS_ABSENT, writes, count);
+}
+
+int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
+{
+    char status[sizeof(vbd->status)], uri[LIMIT_XENSTORE_BYTES];
+    struct vbd_write writes[3] = {{KEY_BLKGATE_STATUS, status}};
+    unsigned count;
+    int ret;
+
+    status_text(vbd, status, sizeof(status));
+    if (!status[0] || seen->own == XENBUS_ABSENT || strcmp(status, vbd->status) == 0)
         return 0;
-    snprintf(status, sizeof(status), "%s%s", text, strchr(text, ':') ? vbd->reason : "");
-    if (strcmp(status, vbd->status) == 0)
-        return 0;
-    count = 1 + hotplug_writes(vbd, seen, text, writes + 1);
+    count = 1 + hotplug_writes(vbd, seen, status, writes + 1);
     if (vbd->state == VBD_READY && has_uri(vbd, uri, sizeof(uri)))
         writes[count++] = (struct vbd_write){KEY_BLKGATE_URI, uri, .is_private = true};
-    ret = vbd->status[0] ? vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT,
-                                           XENBUS_ABSENT, writes, count)
-                         : vbd_nodes_claim(vbd->host->store, vbd->back, &vbd->node, writes, count);
+    ret = write_status(vbd, writes, count);
+    if (store_is_quota(ret) && strncmp(status, failure, sizeof(failure) - 1) == 0)
+        ret = write_status(vbd, writes, 1); /* it alone: that may be an old node's new value */
     if (ret < 0)
         vbd_not_now(vbd, "status not written", ret);
     else
@@ -304,8 +353,8 @@ static void do_hold_instead(struct vbd *vbd, const char *reason)
 
 static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
 {
-    static const struct vbd_write release[] = {{KEY_BLKGATE_RELEASED, NULL},
-                                               {KEY_BLKGATE_EXPORT, NULL}};
+    char identity[VBD_IDENTITY_BYTES];
+    const struct vbd_write marks[] = {{KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RELEASED, "0"}};
     char reason[LIMIT_REASON_BYTES];
     struct vbd_seen now;
     int ret = vbd->resumed ? check_told(vbd, reason) : 0;
@@ -328,7 +377,8 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
         vbd_not_now(vbd, "not connected", ret);
         return;
     }
-    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, release, 2);
+    vbd_identity(vbd, identity);
+    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, marks, 2);
     if (ret < 0) {
         vbd_not_now(vbd, "not connected", ret);
         return;

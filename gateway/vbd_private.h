@@ -30,7 +30,9 @@ struct vbd {
     uint32_t generation;
     ev_timer timer; /* marks */
     struct log_limit chatter;
-    struct log_limit losses; /* apart: chatter must not crowd them out */
+    struct log_limit losses;          /* apart: chatter must not crowd them out */
+    char refused[LIMIT_REASON_BYTES]; /* by xenstored, for a quota: said, and tried again */
+    bool hindered;                    /* ... in this step too */
 
     /* from here on: of the device that B is now, emptied by forget_device */
     struct vbd_node node;
@@ -58,7 +60,11 @@ struct vbd {
     bool release;              /* CLOSING for a stop: leave the mark of it */
 };
 
+enum { VBD_IDENTITY_BYTES = 24 };
+
 /* vbd.c */
+/* Of its export, as B shows it. */
+void vbd_identity(const struct vbd *vbd, char ret_identity[static VBD_IDENTITY_BYTES]);
 void vbd_set_state(struct vbd *vbd, enum vbd_state state); /* by the arrows of vbd.h only */
 void vbd_order(struct vbd *vbd, enum disk_want want);
 void vbd_break(struct vbd *vbd, const char *reason); /* -> BROKEN */
@@ -76,5 +82,7 @@ void vbd_show_end(struct vbd *vbd, const struct vbd_seen *seen);
 void vbd_show_size(struct vbd *vbd, const struct vbd_seen *seen);
 /* Reading or writing went wrong and nothing was changed: sees to it that it is tried again. */
 void vbd_not_now(struct vbd *vbd, const char *what, int error);
+/* A step is over: if xenstored refused nothing in it, it takes what it did not before. */
+void vbd_unhindered(struct vbd *vbd);
 
 #endif

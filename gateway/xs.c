@@ -24,6 +24,7 @@ struct store_watch {
     uint32_t serial;
     void (*changed)(void *arg, const char *path);
     void *arg;
+    bool registered; /* since the connection is back; else the heartbeat tries it */
     char path[];
 };
 
@@ -104,12 +105,20 @@ static void watch_token(const struct store_watch *watch, char ret_token[static T
     snprintf(ret_token, TOKEN_BYTES, "%u.%" PRIu32, watch->slot, watch->serial);
 }
 
-static int register_watch(struct store *store, const struct store_watch *watch)
+static int register_watch(struct store *store, struct store_watch *watch)
 {
     char token[TOKEN_BYTES];
 
     watch_token(watch, token);
-    return xs_watch(store->handle, watch->path, token) ? 0 : failed(store);
+    watch->registered = xs_watch(store->handle, watch->path, token);
+    return watch->registered ? 0 : failed(store);
+}
+
+static void register_missing(struct store *store)
+{
+    for (unsigned slot = 0; slot < store->slot_count && usable(store); slot++)
+        if (store->watches[slot] && !store->watches[slot]->registered)
+            (void)register_watch(store, store->watches[slot]);
 }
 
 static void dispatch(struct store *store, const char *path, const char *token)
@@ -156,6 +165,7 @@ static void on_heartbeat(struct ev_loop *loop, ev_timer *timer, int revents)
     (void)revents;
     if (usable(store) && !answers(store))
         mark_broken(store);
+    register_missing(store);
 }
 
 static int connect_store(struct store *store)
@@ -183,6 +193,9 @@ static void disconnect_store(struct store *store)
     xs_close(store->handle);
     store->handle = NULL;
     store->broken = false;
+    for (unsigned slot = 0; slot < store->slot_count; slot++)
+        if (store->watches[slot])
+            store->watches[slot]->registered = false;
 }
 
 static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents)
@@ -192,9 +205,7 @@ static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents)
     (void)revents;
     if (connect_store(store) < 0)
         return; /* the timer repeats */
-    for (unsigned slot = 0; slot < store->slot_count && usable(store); slot++)
-        if (store->watches[slot])
-            (void)register_watch(store, store->watches[slot]);
+    register_missing(store);
     if (store->broken) { /* lost again before it was back */
         disconnect_store(store);
         return;
@@ -214,6 +225,11 @@ static void on_lost(struct ev_loop *loop, ev_timer *timer, int revents)
                   seconds(LIMIT_XENSTORE_RETRY_MS));
     ev_timer_start(loop, timer);
     store->events.lost(store->events.arg);
+}
+
+bool store_is_quota(int error)
+{
+    return error == -ENOSPC || error == -E2BIG || error == -ENOMEM || error == -EINVAL;
 }
 
 int store_open(struct ev_loop *loop, const struct store_events *events, struct store **ret_store)
@@ -438,7 +454,7 @@ void store_unwatch(struct store *store, struct store_watch *watch)
     if (!watch)
         return;
     watch_token(watch, token);
-    if (usable(store) && !xs_unwatch(store->handle, watch->path, token))
+    if (usable(store) && watch->registered && !xs_unwatch(store->handle, watch->path, token))
         (void)failed(store);
     store->watches[watch->slot] = NULL;
     free(watch);

@@ -7,9 +7,9 @@
  * A call returns 0 or -errno; -ENOENT also stands for "not allowed to look" (a driver domain gets
  * EACCES for what is gone), and -EACCES for "not allowed to change". -ENOTCONN: the connection is
  * lost. A dead xenstored shows on no descriptor, so a heartbeat asks it; after a loss `lost` is
- * called once, connecting is tried every LIMIT_XENSTORE_RETRY_MS, all watches are registered again,
- * and `back` is called: whatever happened meanwhile was not seen, so look at everything. Callbacks
- * run from the loop only, never from inside a call.
+ * called once, connecting is tried every LIMIT_XENSTORE_RETRY_MS, all watches are registered again
+ * (those refused with the next heartbeats), and `back` is called: whatever happened meanwhile was
+ * not seen, so look at everything. Callbacks run from the loop only, never from inside a call.
  */
 #ifndef BLKGATE_GATEWAY_XS_H
 #define BLKGATE_GATEWAY_XS_H
@@ -31,6 +31,11 @@ struct store_events {
 /* A transaction's handle; STORE_ALONE: outside of any. */
 typedef uint32_t store_tx;
 #define STORE_ALONE ((store_tx)0)
+
+/* Is it what a domain hears whose quota is used up? ENOSPC: nodes or transactions, E2BIG: watches,
+ * ENOMEM: memory, all of xenstored; EINVAL: oxenstored's EQUOTA, which libxenstore does not know.
+ */
+bool store_is_quota(int error);
 
 int store_open(struct ev_loop *loop, const struct store_events *events, struct store **ret_store);
 void store_close(struct store *store); /* its watches end with it; NULL is fine */

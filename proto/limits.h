@@ -59,8 +59,11 @@ enum limits {
     LIMIT_UNCLAIMED_MS = 3000,    /* a vbd node still in state 1: no xen-blkback will claim it */
     LIMIT_XENSTORE_HEARTBEAT_MS = 5000, /* a dead xenstored is silent: ask it */
     LIMIT_XENSTORE_RETRY_MS = 1000,
-    LIMIT_XENSTORE_TRIES = 64,    /* of a transaction that others keep winning (oxenstored) */
-    LIMIT_XENSTORE_EVENTS = 4096, /* watch events taken before the loop looks elsewhere */
+    LIMIT_XENSTORE_TRIES = 64,     /* of a transaction that others keep winning (oxenstored) */
+    LIMIT_QUOTA_NODES = 1000,      /* that a domain may own, unless xenstored was told otherwise */
+    LIMIT_QUOTA_WATCHES = 100,     /* likewise: oxenstored's; C xenstored allows 128 */
+    LIMIT_QUOTA_NEAR_PERCENT = 80, /* from here on the operator is told */
+    LIMIT_XENSTORE_EVENTS = 4096,  /* watch events taken before the loop looks elsewhere */
 
     /* -- log ---------------------------------------------------------------------------------- */
     LIMIT_LOG_LINES = 5,         /* of one kind, for one disk ... */

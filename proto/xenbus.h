@@ -65,9 +65,9 @@
 #define KEY_RING_ORDER          "ring-page-order"
 #define KEY_EVENT_CHANNEL       "event-channel"
 #define KEY_NUM_QUEUES          "multi-queue-num-queues"
-/* Ours, in B: "opening", "ready", "failed: REASON" or "held: REASON"; the mark of a clean stop, and
- * with it the identity of the export (config_uri_identity, for the guest may read it); for a
- * hotplug script the export itself, which no guest may read. */
+/* Ours, in B: "opening", "ready", "failed: REASON" or "held: REASON"; the mark of a clean stop (1),
+ * and the identity of the export (config_uri_identity, for the guest may read it); for a hotplug
+ * script the export itself, which no guest may read. */
 #define KEY_BLKGATE_STATUS   "blkgate-status"
 #define KEY_BLKGATE_RELEASED "blkgate-released"
 #define KEY_BLKGATE_EXPORT   "blkgate-export"

@@ -1,5 +1,5 @@
 /*
- * blkgate: the command for operators: list, attach, detach.
+ * blkgate: the command for operators: list, attach, detach, quota.
  *
  * attach is a toolstack of its own: it makes the backend's and the frontend's nodes, and libxl's
  * record of them, so that `xl block-list`, `xl block-detach` and `xl destroy` know the disk. The
@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "gateway/cli/nodes.h"
+#include "gateway/cli/quota.h"
 #include "gateway/config.h"
 #include "proto/limits.h"
 #include "proto/xenbus.h"
@@ -27,12 +28,14 @@ static const char help[] =
     "Usage: blkgate list [--json]\n"
     "       blkgate attach [-c FILE] [--read-only] DOMAIN VDEV DISK\n"
     "       blkgate detach [--force] DOMAIN VDEV\n"
+    "       blkgate quota [--json]\n"
     "\n"
     "  list    the disks that blkgated serves here\n"
     "  attach  gives a running guest a disk: DOMAIN is its name or number, VDEV what it is to be\n"
     "          there (xvdb), DISK a name in blkgated's configuration, or an NBD URI where that\n"
     "          allows it\n"
     "  detach  asks the guest to let go of it, and removes it; --force does not ask\n"
+    "  quota   how much of xenstore this domain uses, of what a driver domain may use\n"
     "\n"
     "  -c, --config FILE  blkgated's configuration (default: /etc/blkgate/blkgate.conf)\n"
     "      --json         for programs\n"
@@ -364,6 +367,60 @@ static int detach_disk(struct nodes *nodes, const struct options *options, char 
     return EXIT_DONE;
 }
 
+/* -- quota --------------------------------------------------------------------------------- */
+
+static void warn_if_near(struct nodes *nodes)
+{
+    struct quota quota;
+
+    if (our_domid(nodes) == 0)
+        return; /* nothing to walk for */
+    quota_measure(nodes, our_domid(nodes), &quota);
+    if (quota_is_near(&quota))
+        fprintf(stderr,
+                "blkgate: xenstore is nearly full for this domain: %u of %u nodes, %u of %u "
+                "watches, room for %u more disks (raise xenstored's quota, or use another driver "
+                "domain)\n",
+                quota.nodes, LIMIT_QUOTA_NODES, quota.watches, LIMIT_QUOTA_WATCHES,
+                quota_room_disks(&quota));
+}
+
+/* One line of the table, or two fields of the JSON. */
+static void print_quota(const struct options *options, const char *what, unsigned used,
+                        unsigned quota)
+{
+    if (!options->json)
+        printf("%-7s %5u %5u\n", what, used, quota);
+    else if (quota)
+        printf("\"%s\": %u, \"%s_quota\": %u, ", what, used, what, quota);
+    else
+        printf("\"%s\": %u, \"%s_quota\": null, ", what, used, what);
+}
+
+static int show_quota(struct nodes *nodes, const struct options *options)
+{
+    uint32_t ours = our_domid(nodes);
+    struct quota quota;
+
+    if (ours == 0 && !options->json) {
+        puts("Domain 0 has no quota in xenstore.");
+        return EXIT_DONE;
+    }
+    quota_measure(nodes, ours, &quota);
+    if (options->json)
+        printf("{\"domid\": %" PRIu32 ", \"disks\": %u, ", ours, quota.disks);
+    else
+        printf("%-7s %5s %5s\n", "", "USED", "QUOTA");
+    print_quota(options, "nodes", quota.nodes, ours ? LIMIT_QUOTA_NODES : 0);
+    print_quota(options, "watches", quota.watches, ours ? LIMIT_QUOTA_WATCHES : 0);
+    if (options->json)
+        printf("\"near\": %s}\n", quota_is_near(&quota) ? "true" : "false");
+    else
+        printf("Room for %u more disks, if the quotas are the usual ones.\n",
+               quota_room_disks(&quota));
+    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_DONE : EXIT_SYSTEM;
+}
+
 /* -- list ---------------------------------------------------------------------------------- */
 
 struct listing {
@@ -452,6 +509,7 @@ static int list_disks(struct nodes *nodes, const struct options *options)
         puts(listing.any ? "\n]" : "]");
     else if (!listing.any)
         puts("blkgated serves no disk.");
+    warn_if_near(nodes);
     return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_DONE : EXIT_SYSTEM;
 }
 
@@ -497,6 +555,7 @@ int main(int argc, char **argv)
     command = argv[optind++];
     words = argc - optind;
     if (!(strcmp(command, "list") == 0 && words == 0) &&
+        !(strcmp(command, "quota") == 0 && words == 0) &&
         !(strcmp(command, "attach") == 0 && words == 3) &&
         !(strcmp(command, "detach") == 0 && words == 2))
         return fail(EXIT_USE, "\"%s\" with %d words is not a command: see blkgate --help", command,
@@ -507,6 +566,8 @@ int main(int argc, char **argv)
                     strerror(-err));
     if (strcmp(command, "list") == 0)
         status = list_disks(nodes, &options);
+    else if (strcmp(command, "quota") == 0)
+        status = show_quota(nodes, &options);
     else if (strcmp(command, "attach") == 0)
         status = attach_disk(nodes, &options, argv + optind);
     else

@@ -95,6 +95,20 @@ int nodes_make_directory(struct nodes *nodes, uint32_t owner, uint32_t reader, c
     return 0;
 }
 
+int nodes_owner(struct nodes *nodes, const char *path, uint32_t *ret_domid)
+{
+    unsigned count = 0;
+    struct xs_permissions *permissions =
+        xs_get_permissions(nodes->handle, nodes->transaction, path, &count);
+
+    if (!permissions)
+        return -errno;
+    if (count > 0)
+        *ret_domid = permissions[0].id; /* the first one's is the owner */
+    free(permissions);
+    return count > 0 ? 0 : -ENOENT;
+}
+
 void nodes_each(struct nodes *nodes, const char *path, void (*each)(void *arg, const char *name),
                 void *arg)
 {

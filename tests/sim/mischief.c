@@ -97,9 +97,31 @@ static void reconnecting_does_not_flood_the_log(void **state)
     assert_in_range(lines, 1, 2 * LIMIT_LOG_LINES);
 }
 
-/* Before libxenstore's: a driver domain whose toolstack gave it no right to write. */
+/* Before libxenstore's: a driver domain whose toolstack gave it no right to write, or whose quota
+ * is used up. tests/sim/quota.c has the real thing. */
 static atomic_uint denied;
-static atomic_bool deny;
+static _Atomic(const char *) deny; /* where this is in the path; NULL: nowhere */
+static atomic_int deny_errno;
+static atomic_bool deny_watch; /* a watch there, and not a write */
+
+static bool is_denied(const char *path, bool watch)
+{
+    const char *where = atomic_load(&deny);
+
+    if (!where || !strstr(path, where) || watch != atomic_load(&deny_watch))
+        return false;
+    atomic_fetch_add(&denied, 1);
+    errno = atomic_load(&deny_errno);
+    return true;
+}
+
+static void deny_with(const char *where, int error)
+{
+    atomic_store(&denied, 0);
+    atomic_store(&deny_errno, error);
+    atomic_store(&deny_watch, where && strstr(where, "/device/"));
+    atomic_store(&deny, where);
+}
 
 bool xs_write(struct xs_handle *xs, xs_transaction_t t, const char *path, const void *data,
               unsigned length)
@@ -107,25 +129,63 @@ bool xs_write(struct xs_handle *xs, xs_transaction_t t, const char *path, const 
     bool (*real)(struct xs_handle *, xs_transaction_t, const char *, const void *, unsigned);
 
     *(void **)(void *)&real = dlsym(RTLD_NEXT, "xs_write");
-    if (atomic_load(&deny) && strstr(path, "/blkgate-status")) {
-        atomic_fetch_add(&denied, 1);
-        errno = EACCES;
-        return false;
-    }
-    return real(xs, t, path, data, length);
+    return !is_denied(path, false) && real(xs, t, path, data, length);
+}
+
+bool xs_watch(struct xs_handle *xs, const char *path, const char *token)
+{
+    bool (*real)(struct xs_handle *, const char *, const char *);
+
+    *(void **)(void *)&real = dlsym(RTLD_NEXT, "xs_watch");
+    return !is_denied(path, true) && real(xs, path, token);
 }
 
 static void what_may_not_be_written_is_not_tried_without_end(void **state)
 {
     struct room *r = *state;
 
-    atomic_store(&denied, 0);
-    atomic_store(&deny, true);
+    deny_with("/blkgate-status", EACCES);
     attach(r, "qdisk", "root", NULL);
     sleep_ms(500);
-    atomic_store(&deny, false);
     assert_in_range(atomic_load(&denied), 1, 10);
+    deny_with(NULL, 0);
     connect_disk(r);
+}
+
+/* By C xenstored's words, and by oxenstored's, whose EQUOTA libxenstore does not know. */
+static void what_a_quota_refuses_is_said_and_tried_again(void **state)
+{
+    struct room *r = *state;
+    static const struct {
+        const char *where;
+        int error;
+        const char *says;
+    } rows[] = {
+        {"/multi-queue-max-queues", ENOSPC, "No space left on device"},
+        {"/multi-queue-max-queues", EINVAL, "Invalid argument"},
+        {"/device/vbd/51712/state", E2BIG, "Argument list too long"},
+        {"/device/vbd/51712/state", EINVAL, "Invalid argument"},
+    };
+    char reason[200];
+
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        snprintf(
+            reason, sizeof(reason),
+            "failed: xenstored takes no more from this domain: %s (its quota? see blkgate quota); "
+            "tried again every second",
+            rows[i].says);
+        deny_with(rows[i].where, rows[i].error);
+        attach(r, "vbd3", "root", NULL);
+        wait_b(r, "blkgate-status", reason);
+        be_stays(r, "1");
+        deny_with(NULL, 0);
+        wait_be(r, "2");
+        wait_b(r, "blkgate-status", "ready");
+        wait_b(r, "hotplug-status", "connected");
+        wait_b(r, "hotplug-error", NULL);
+        connect_disk(r);
+        tool_remove(&r->disk);
+    }
 }
 
 static void nodes_that_come_and_go(void **state)
@@ -159,6 +219,7 @@ int main(int argc, char **argv)
         TEST(flapping_is_bounded_work),
         TEST(reconnecting_does_not_flood_the_log),
         TEST(what_may_not_be_written_is_not_tried_without_end),
+        TEST(what_a_quota_refuses_is_said_and_tried_again),
         TEST(nodes_that_come_and_go),
     };
 

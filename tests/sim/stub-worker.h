@@ -13,7 +13,7 @@
 #include "gateway/mailbox.h"
 #include "gateway/worker.h"
 
-enum { STUB_DISKS = 8 };
+enum { STUB_DISKS = 160 };
 
 struct stub_disk {
     struct worker *worker;

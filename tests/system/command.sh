@@ -28,6 +28,10 @@ blkgate list || fail "list of nothing"
 says 'serves no disk'
 blkgate list --json || fail "list of nothing as JSON"
 says '^\[\]$'
+blkgate quota || fail "quota"
+says '^Domain 0 has no quota in xenstore'
+blkgate quota --json || fail "quota --json"
+says '^\{"domid": 0, "disks": 0, "nodes": .*, "nodes_quota": null, .*"near": false\}$'
 
 # A domain with a disk of its own, for as long as this takes.
 "$SIM/simguest" --disk data --domid 5 --vdev xvdz --devid 268441856 --seconds 8 \
