@@ -79,8 +79,9 @@
  * write that has been copied is sent again from here and never fetched again: a twin may be at the
  *     server, and must be equal to it (law 9). One that has not may be fetched. The length of an
  *     INDIRECT one comes from here too; its descriptors are not needed any more.
- * 10. Bytes are in use while a used entry or a SENT, DONE or DONE_OUT record names them. Two
- * records never share bytes, nor do two entries (but pages, yes).
+ * 10. Bytes are in use while a used entry (until journal_pushed, not until it is answered) or a
+ * SENT, DONE or DONE_OUT record names them. Two records never share bytes, nor do two entries (but
+ *     pages, yes): a file where they do is refused.
  *
  * A DISCARD has no bytes, and no link: TRIM may always pass a ghost TRIM, zeroes ghost zeroes.
  */

@@ -120,10 +120,12 @@ static struct {
     struct world *worlds; /* the path that is being searched */
     const char *steps[DEPTH_MAX];
     uint32_t depth;
-    bool daemon_acts; /* in worlds[depth]: its stores are where it may be killed */
-    uint64_t *seen;   /* hashes of states; open addressing */
+    bool daemon_acts;    /* in worlds[depth]: its stores are where it may be killed */
+    void (*watch)(void); /* or: called at each store */
+    uint64_t *seen;      /* hashes of states; open addressing */
     size_t seen_size, seen_count;
     uint64_t kills;
+    bool searching;
     jmp_buf violated;
     char violation[256];
 } model;
@@ -132,6 +134,10 @@ static void violation(const char *what) __attribute__((noreturn));
 
 static void violation(const char *what)
 {
+    if (!model.searching) {
+        print_error("%s\n", what);
+        abort();
+    }
     snprintf(model.violation, sizeof(model.violation), "%s", what);
     longjmp(model.violated, 1);
 }
@@ -667,6 +673,8 @@ static void stored(void)
 {
     struct world *killed;
 
+    if (model.watch)
+        model.watch();
     if (!model.daemon_acts || model.worlds[model.depth].lasting.crashes_left == 0)
         return;
     model.daemon_acts = false;
@@ -930,6 +938,7 @@ static bool search(const struct config *config, enum mutant mutant)
     bool well;
 
     begin(config, mutant);
+    model.searching = true;
     if (setjmp(model.violated) == 0) {
         explore();
         well = true;
@@ -937,6 +946,7 @@ static bool search(const struct config *config, enum mutant mutant)
         model.daemon_acts = false;
         well = false;
     }
+    model.searching = false;
     free(model.seen);
     return well;
 }
@@ -992,6 +1002,107 @@ static void test_no_kill_loses_or_repeats_a_request(void **state)
     print_message("%zu states in all\n", all);
 }
 
+/* ---- killed while it makes the file, or describes new rings in it ---- */
+
+static struct {
+    struct journal_layout layout;
+    _Alignas(8) uint8_t file[FILE_BYTES];
+    uint32_t stores, complete; /* how many there were; at which it was complete */
+} made;
+
+static void watch_format(void)
+{
+    char reason[LIMIT_REASON_BYTES];
+    struct journal_layout layout;
+    int err = journal_peek(made.file, made.layout.length_bytes, &layout, reason);
+
+    made.stores++;
+    if (err == 0 && made.complete == 0)
+        made.complete = made.stores;
+    else
+        assert_int_equal(err, -ENODATA);
+}
+
+static void test_a_file_is_none_before_it_is_whole(void **state)
+{
+    struct journal_identity identity = {.device_nonce = 1, .export_bytes = 1 << 20};
+    struct journal_geometry geometry = {8, 3, 0};
+
+    (void)state;
+    memset(&made, 0, sizeof(made));
+    assert_int_equal(journal_layout(&geometry, &made.layout), 0);
+    model.watch = watch_format;
+    journal_format(made.file, &made.layout, &identity);
+    model.watch = NULL;
+    assert_true(made.stores > 10);
+    assert_int_equal(made.complete, made.stores);
+}
+
+static void connection_make(struct journal_connection *connection, uint32_t queues, uint32_t slots)
+{
+    memset(connection, 0, sizeof(*connection));
+    connection->abi = queues == 1 ? BLKIF_ABI_X86_64 : BLKIF_ABI_X86_32;
+    connection->queue_count = queues;
+    for (uint32_t i = 0; i < queues; i++) {
+        connection->ring[i].nonce = 10 * queues + i;
+        connection->ring[i].slots = slots;
+        connection->ring[i].event_channel = 10 + i;
+        connection->ring[i].page_count = LIMIT_RING_PAGES;
+        for (uint32_t page = 0; page < LIMIT_RING_PAGES; page++)
+            connection->ring[i].refs[page] = 100 * queues + 20 * i + page;
+    }
+}
+
+/* From the first store on there are no rings, and with the last one they are the new ones. */
+static void watch_connect(void)
+{
+    struct journal_connection connection, expected;
+    uint32_t scratch[SLOTS_MAX * SLOTS_MAX];
+    char reason[LIMIT_REASON_BYTES];
+    struct journal journal;
+
+    made.stores++;
+    assert_int_equal(journal_open(&journal, made.file, made.layout.length_bytes, scratch, reason),
+                     0);
+    journal_connection(&journal, &connection);
+    if (connection.queue_count == 0)
+        return;
+    if (made.complete == 0)
+        made.complete = made.stores;
+    connection_make(&expected, 1, 8);
+    assert_memory_equal(&connection, &expected, sizeof(expected));
+    assert_int_equal(journal_entries_by_age(&journal, scratch), 0);
+}
+
+static void test_rings_are_none_before_they_are_whole(void **state)
+{
+    uint32_t scratch[SLOTS_MAX * SLOTS_MAX], rsp_prod[2] = {5, 6}, taken;
+    struct ring_view view = {.nonce = 20, .rsp_prod = 5, .req_prod = 5};
+    struct journal_connection connection;
+    char reason[LIMIT_REASON_BYTES];
+    struct journal_queue queue;
+    struct journal journal;
+
+    (void)state;
+    test_a_file_is_none_before_it_is_whole(state);
+    assert_int_equal(journal_open(&journal, made.file, made.layout.length_bytes, scratch, reason),
+                     0);
+    connection_make(&connection, 2, 4);
+    assert_int_equal(journal_connect(&journal, &connection, rsp_prod), 0);
+    assert_int_equal(journal_recover(&journal, 0, &view, &queue, &taken, reason), 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        memset(journal_next_slot(&queue), 0, LIMIT_SLOT_BYTES);
+        journal_answering(&queue, journal_taken(&queue), 5 + i);
+    }
+    made.stores = made.complete = 0;
+    connection_make(&connection, 1, 8);
+    model.watch = watch_connect;
+    assert_int_equal(journal_connect(&journal, &connection, rsp_prod), 0);
+    model.watch = NULL;
+    assert_true(made.stores > 20);
+    assert_int_equal(made.complete, made.stores);
+}
+
 static void test_each_mutant_is_found(void **state)
 {
     static const char *const mutants[] = {
@@ -1027,6 +1138,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_kill_loses_or_repeats_a_request),
+        cmocka_unit_test(test_a_file_is_none_before_it_is_whole),
+        cmocka_unit_test(test_rings_are_none_before_they_are_whole),
         cmocka_unit_test(test_each_mutant_is_found),
     };
     int failed;
