@@ -13,9 +13,8 @@
  *     start    opens the file, recovers or connects anew, goes on
  *
  * The guest acts while the daemon is down, which stands for all it could do between two stores.
- * States that differ only in what nobody may read any more (free entries, used slots) or in names
- * (nonces) are one. Each step makes progress, so that each path ends; where one ends everything
- * must have been answered.
+ * States that differ only in names (which nonce, which age) are one. Each step makes progress, so
+ * that each path ends; where one ends everything must have been answered.
  *
  * BLKGATE_LONG=1 explores more. Each broken daemon in the list of mutants must be found out: that
  * the search finds nothing means something only if it would have.
@@ -717,7 +716,7 @@ static uint64_t mix_guest(uint64_t hash, struct lasting *lasting)
                           guest->submitted));
     hash = mix(hash, join(guest->answered, guest->durable));
     hash = mix(hash, join(*shared32(lasting, AT_REQ_PROD), *shared32(lasting, AT_RSP_PROD)));
-    for (uint32_t i = guest->rsp_cons; i != guest->req_prod; i++)
+    for (uint32_t i = 0; i < model.config->slots; i++)
         hash = mix_bytes(hash, guest_slot(lasting, i), 24);
     return hash;
 }
@@ -733,14 +732,11 @@ static uint64_t mix_file(uint64_t hash, struct lasting *lasting)
         const struct file_entry *entry = entry_at(&journal, i);
         uint32_t older = 0;
 
-        hash = mix(hash, entry->word);
-        if (!entry_used(entry))
-            continue;
-        for (uint32_t other = 0; other < model.config->slots; other++) {
+        for (uint32_t other = 0; entry_used(entry) && other < model.config->slots; other++) {
             older += entry_used(entry_at(&journal, other)) &&
                      entry_at(&journal, other)->sequence < entry->sequence;
         }
-        hash = mix(mix(hash, entry->extent), older);
+        hash = mix(mix(mix(hash, entry->word), entry->extent), older);
         hash = mix_bytes(hash, entry->slot, 24);
     }
     for (uint32_t i = 0; model.config->records && i < RECORDS; i++) {
