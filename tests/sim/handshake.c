@@ -88,11 +88,11 @@ static void start_offering(struct room *r, unsigned queues, unsigned order, unsi
 {
     static struct config more;
 
+    backend_stop(r->backend); /* which reads it */
     more = room_config;
     more.queues = queues;
     more.ring_page_order = order;
     more.indirect_segments = segments;
-    backend_stop(r->backend);
     assert_int_equal(backend_start(&more, &r->worker, 1, &r->backend), 0);
 }
 
