@@ -30,6 +30,7 @@ static uint8_t *ring_slot(const struct front *front, const struct front_queue *q
 static int queue_create(struct front *front, struct front_queue *queue)
 {
     uint32_t pages = 1u << front->ring_order, bytes = pages * GUEST_PAGE - SLOTS, i;
+    uint32_t backend = front->disk->backend_domid;
 
     memset(queue, 0, sizeof(*queue));
     for (queue->size = 1; queue->size * 2 <= bytes / front->abi->slot_bytes; queue->size *= 2)
@@ -40,8 +41,8 @@ static int queue_create(struct front *front, struct front_queue *queue)
     atomic_store(ring_word(queue, REQ_EVENT), 1);
     atomic_store(ring_word(queue, RSP_EVENT), 1);
     for (i = 0; i < pages; i++)
-        queue->refs[i] = guest_grant(front->guest, queue->frame + i, 0, false);
-    return guest_port_alloc(front->guest, 0, &queue->port, &queue->slot);
+        queue->refs[i] = guest_grant(front->guest, queue->frame + i, backend, false);
+    return guest_port_alloc(front->guest, backend, &queue->port, &queue->slot);
 }
 
 int front_ring_create(struct front *front)
@@ -54,6 +55,34 @@ int front_ring_create(struct front *front)
     for (i = 0; i < front->nr_queues; i++)
         if (queue_create(front, &front->queues[i]))
             return -1;
+    return 0;
+}
+
+/* What a kernel does whose allocators come out at the same place as those before it. */
+int front_ring_renew(struct front *front)
+{
+    struct front_queue *queue, old;
+
+    front->broken = false;
+    for (queue = front->queues; queue < front->queues + front->nr_queues; queue++) {
+        old = *queue;
+        memset(queue, 0, sizeof(*queue));
+        queue->frame = old.frame;
+        queue->ring = old.ring;
+        queue->size = old.size;
+        memcpy(queue->refs, old.refs, sizeof(old.refs));
+        guest_port_close(front->guest, old.port);
+        if (guest_port_alloc(front->guest, front->disk->backend_domid, &queue->port, &queue->slot))
+            return -1;
+        if (queue->port != old.port) {
+            fprintf(stderr, "guest %u: port %u came back as %u\n", front->guest->domid, old.port,
+                    queue->port);
+            return -1;
+        }
+        memset(queue->ring, 0, ((size_t)1 << front->ring_order) * GUEST_PAGE);
+        atomic_store(ring_word(queue, REQ_EVENT), 1);
+        atomic_store(ring_word(queue, RSP_EVENT), 1);
+    }
     return 0;
 }
 
@@ -88,12 +117,12 @@ static int queue_publish(struct front *front, xs_transaction_t t, const char *di
     int err = 0;
 
     if (front->ring_order == 0)
-        err |= guest_xs_write(front->guest, t, dir, "ring-ref", "%u", queue->refs[0]);
+        err |= guest_own_write(front->guest, t, dir, "ring-ref", "%u", queue->refs[0]);
     for (i = 0; front->ring_order && i < pages; i++) {
         snprintf(key, sizeof(key), "ring-ref%u", i);
-        err |= guest_xs_write(front->guest, t, dir, key, "%u", queue->refs[i]);
+        err |= guest_own_write(front->guest, t, dir, key, "%u", queue->refs[i]);
     }
-    return err | guest_xs_write(front->guest, t, dir, "event-channel", "%u", queue->port);
+    return err | guest_own_write(front->guest, t, dir, "event-channel", "%u", queue->port);
 }
 
 /* An earlier life of the frontend may have written one. */
@@ -102,7 +131,7 @@ static void protocol_remove(struct front *front, xs_transaction_t t)
     char path[160];
 
     snprintf(path, sizeof(path), "%s/protocol", front->disk->frontend);
-    xs_rm(front->guest->xs, t, path);
+    xs_rm(front->guest->own, t, path);
 }
 
 int front_ring_publish(struct front *front)
@@ -115,12 +144,12 @@ int front_ring_publish(struct front *front)
     int err;
 
     do {
-        t = xs_transaction_start(guest->xs);
+        t = xs_transaction_start(guest->own);
         err = 0;
         if (front->ring_order)
-            err |= guest_xs_write(guest, t, dir, "ring-page-order", "%u", front->ring_order);
+            err |= guest_own_write(guest, t, dir, "ring-page-order", "%u", front->ring_order);
         if (front->nr_queues > 1)
-            err |= guest_xs_write(guest, t, dir, "multi-queue-num-queues", "%u", front->nr_queues);
+            err |= guest_own_write(guest, t, dir, "multi-queue-num-queues", "%u", front->nr_queues);
         else
             err |= queue_publish(front, t, dir, &front->queues[0]);
         for (i = 0; front->nr_queues > 1 && i < front->nr_queues; i++) {
@@ -128,34 +157,34 @@ int front_ring_publish(struct front *front)
             err |= queue_publish(front, t, sub, &front->queues[i]);
         }
         if (front->abi->protocol)
-            err |= guest_xs_write(guest, t, dir, "protocol", "%s", front->abi->protocol);
+            err |= guest_own_write(guest, t, dir, "protocol", "%s", front->abi->protocol);
         else
             protocol_remove(front, t);
-        err |= guest_xs_write(guest, t, dir, "feature-persistent", "0");
+        err |= guest_own_write(guest, t, dir, "feature-persistent", "0");
         if (front->direct_to_4)
-            err |= guest_xs_write(guest, t, dir, "state", "4");
-    } while (!xs_transaction_end(guest->xs, t, err != 0) && errno == EAGAIN);
+            err |= guest_own_write(guest, t, dir, "state", "4");
+    } while (!xs_transaction_end(guest->own, t, err != 0) && errno == EAGAIN);
     return err ? -1 : 0;
 }
 
 int front_features_read(struct front *front)
 {
     const char *dir = front->disk->backend;
-    long sectors = guest_xs_read_number(front->guest, dir, "sectors", -1);
-    long info = guest_xs_read_number(front->guest, dir, "info", -1);
+    long sectors = guest_own_read_number(front->guest, dir, "sectors", -1);
+    long info = guest_own_read_number(front->guest, dir, "info", -1);
 
     if (sectors < 0 || info < 0 ||
-        guest_xs_read_number(front->guest, dir, "sector-size", -1) != GUEST_SECTOR) {
+        guest_own_read_number(front->guest, dir, "sector-size", -1) != GUEST_SECTOR) {
         fprintf(stderr, "guest %u: %s lacks sectors, info, or a sector-size of 512\n",
                 front->guest->domid, dir);
         return -1;
     }
     front->sectors = (uint64_t)sectors;
     front->readonly = (info & 4) != 0;
-    front->flush = guest_xs_read_number(front->guest, dir, "feature-flush-cache", 0) == 1;
-    front->discard = guest_xs_read_number(front->guest, dir, "feature-discard", 0) == 1;
+    front->flush = guest_own_read_number(front->guest, dir, "feature-flush-cache", 0) == 1;
+    front->discard = guest_own_read_number(front->guest, dir, "feature-discard", 0) == 1;
     front->max_indirect =
-        guest_xs_read_number(front->guest, dir, "feature-max-indirect-segments", 0);
+        guest_own_read_number(front->guest, dir, "feature-max-indirect-segments", 0);
     return 0;
 }
 
@@ -184,7 +213,7 @@ int front_nodes_check(struct front *front, int state)
     size_t i;
 
     for (i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
-        long value = guest_xs_read_number(front->guest, front->disk->backend, nodes[i].key, -1);
+        long value = guest_own_read_number(front->guest, front->disk->backend, nodes[i].key, -1);
 
         if (nodes[i].state > state || (value >= nodes[i].min && value <= nodes[i].max &&
                                        !(nodes[i].power_of_two && (value & (value - 1)))))
@@ -200,8 +229,8 @@ int front_nodes_check(struct front *front, int state)
 static int offers_take(struct front *front)
 {
     const char *dir = front->disk->backend;
-    long queues = guest_xs_read_number(front->guest, dir, "multi-queue-max-queues", 1);
-    long order = guest_xs_read_number(front->guest, dir, "max-ring-page-order", 0);
+    long queues = guest_own_read_number(front->guest, dir, "multi-queue-max-queues", 1);
+    long order = guest_own_read_number(front->guest, dir, "max-ring-page-order", 0);
 
     if (front->all_queues)
         front->nr_queues = queues < (long)GUEST_QUEUES_MAX ? (unsigned)queues : GUEST_QUEUES_MAX;
@@ -216,7 +245,7 @@ static int offers_take(struct front *front)
 
 int front_state_set(struct front *front, int state)
 {
-    return guest_xs_write(front->guest, XBT_NULL, front->disk->frontend, "state", "%d", state);
+    return guest_own_write(front->guest, XBT_NULL, front->disk->frontend, "state", "%d", state);
 }
 
 int front_connect(struct front *front)

@@ -15,8 +15,8 @@ static void paths_set(struct tool_disk *disk)
 {
     uint32_t domid = disk->guest->domid;
 
-    snprintf(disk->backend, sizeof(disk->backend), "/local/domain/0/backend/%s/%u/%u", disk->kind,
-             domid, disk->devid);
+    snprintf(disk->backend, sizeof(disk->backend), "/local/domain/%u/backend/%s/%u/%u",
+             disk->backend_domid, disk->kind, domid, disk->devid);
     snprintf(disk->frontend, sizeof(disk->frontend), "/local/domain/%u/device/vbd/%u", domid,
              disk->devid);
     snprintf(disk->libxl, sizeof(disk->libxl), "/libxl/%u/device/vbd/%u", domid, disk->devid);
@@ -68,7 +68,7 @@ static int frontend_nodes(struct tool_disk *disk, xs_transaction_t t)
     int err = 0;
 
     err |= guest_xs_write(g, t, dir, "backend", "%s", disk->backend);
-    err |= guest_xs_write(g, t, dir, "backend-id", "0");
+    err |= guest_xs_write(g, t, dir, "backend-id", "%u", disk->backend_domid);
     err |= guest_xs_write(g, t, dir, "state", "1");
     err |= guest_xs_write(g, t, dir, "virtual-device", "%u", disk->devid);
     err |= guest_xs_write(g, t, dir, "device-type", "disk");
@@ -90,9 +90,9 @@ int tool_attach(struct tool_disk *disk)
         err = dir_make(disk, t, disk->libxl, 0, 0);
         err |= backend_nodes(disk, t, disk->libxl);
         err |= guest_xs_write(g, t, disk->libxl, "backend", "%s", disk->backend);
-        err |= dir_make(disk, t, disk->frontend, g->domid, 0);
+        err |= dir_make(disk, t, disk->frontend, g->domid, disk->backend_domid);
         err |= frontend_nodes(disk, t);
-        err |= dir_make(disk, t, disk->backend, 0, g->domid);
+        err |= dir_make(disk, t, disk->backend, disk->backend_domid, g->domid);
         err |= backend_nodes(disk, t, disk->backend);
         if (err) {
             xs_transaction_end(g->xs, t, true);
@@ -132,16 +132,17 @@ static int close_ask(struct tool_disk *disk, bool force)
 {
     struct guest *g = disk->guest;
     xs_transaction_t t;
-    int err = 0;
+    int err = 0, state;
 
     do {
         t = xs_transaction_start(g->xs);
         if (force)
             xs_rm(g->xs, t, disk->frontend);
-        if (tool_state(disk) != STATE_CLOSED) {
+        state = tool_state(disk);
+        if (state != STATE_UNKNOWN)
             err |= guest_xs_write(g, t, disk->backend, "online", "0");
+        if (state != STATE_UNKNOWN && state != STATE_CLOSED)
             err |= guest_xs_write(g, t, disk->backend, "state", "5");
-        }
     } while (!xs_transaction_end(g->xs, t, err != 0) && errno == EAGAIN);
     return err ? -1 : 0;
 }
@@ -156,13 +157,35 @@ int tool_destroy(struct tool_disk *disk)
     return close_ask(disk, true);
 }
 
+/* With the parents that are empty then, as libxl__xs_path_cleanup. */
+static void path_cleanup(struct xs_handle *xs, const char *path)
+{
+    xs_transaction_t t;
+    unsigned children;
+    char left[160], *slash;
+
+    do {
+        t = xs_transaction_start(xs);
+        xs_rm(xs, t, path);
+        snprintf(left, sizeof(left), "%s", path);
+        while ((slash = strrchr(left, '/')) && slash != left) {
+            char **names;
+
+            *slash = '\0';
+            names = xs_directory(xs, t, left, &children);
+            free(names);
+            if (!names || children > 0)
+                break;
+            xs_rm(xs, t, left);
+        }
+    } while (!xs_transaction_end(xs, t, false) && errno == EAGAIN);
+}
+
 int tool_remove(struct tool_disk *disk)
 {
-    struct xs_handle *xs = disk->guest->xs;
-
-    xs_rm(xs, XBT_NULL, disk->frontend);
-    xs_rm(xs, XBT_NULL, disk->backend);
-    xs_rm(xs, XBT_NULL, disk->libxl);
+    path_cleanup(disk->guest->xs, disk->frontend);
+    path_cleanup(disk->guest->xs, disk->backend);
+    path_cleanup(disk->guest->xs, disk->libxl);
     return 0;
 }
 

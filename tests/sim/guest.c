@@ -1,6 +1,7 @@
 /* A domain: memory, grants and event channels by simxen, and its introduction to xenstored. */
 #include "guest.h"
 #include "simclient.h"
+#include "simring.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,31 +24,52 @@ int64_t guest_clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-int guest_xs_write(struct guest *guest, xs_transaction_t t, const char *dir, const char *key,
-                   const char *format, ...)
+__attribute__((format(printf, 6, 0))) static int
+node_write(struct guest *guest, struct xs_handle *xs, xs_transaction_t t, const char *dir,
+           const char *key, const char *format, va_list args)
 {
     char path[256], value[1024];
-    va_list args;
-    int len;
+    int len = vsnprintf(value, sizeof(value), format, args);
 
-    va_start(args, format);
-    len = vsnprintf(value, sizeof(value), format, args);
-    va_end(args);
     snprintf(path, sizeof(path), "%s/%s", dir, key);
-    if (len >= 0 && xs_write(guest->xs, t, path, value, (unsigned)len))
+    if (len >= 0 && xs_write(xs, t, path, value, (unsigned)len))
         return 0;
     fprintf(stderr, "guest %u: cannot write %s: %s\n", guest->domid, path, strerror(errno));
     return -1;
 }
 
-long guest_xs_read_number(struct guest *guest, const char *dir, const char *key, long absent)
+int guest_xs_write(struct guest *guest, xs_transaction_t t, const char *dir, const char *key,
+                   const char *format, ...)
+{
+    va_list args;
+    int ret;
+
+    va_start(args, format);
+    ret = node_write(guest, guest->xs, t, dir, key, format, args);
+    va_end(args);
+    return ret;
+}
+
+int guest_own_write(struct guest *guest, xs_transaction_t t, const char *dir, const char *key,
+                    const char *format, ...)
+{
+    va_list args;
+    int ret;
+
+    va_start(args, format);
+    ret = node_write(guest, guest->own, t, dir, key, format, args);
+    va_end(args);
+    return ret;
+}
+
+static long node_read_number(struct xs_handle *xs, const char *dir, const char *key, long absent)
 {
     char path[256], *text, *end;
     unsigned len;
     long value;
 
     snprintf(path, sizeof(path), "%s/%s", dir, key);
-    text = xs_read(guest->xs, XBT_NULL, path, &len);
+    text = xs_read(xs, XBT_NULL, path, &len);
     if (!text)
         return absent;
     value = strtol(text, &end, 10);
@@ -57,19 +79,32 @@ long guest_xs_read_number(struct guest *guest, const char *dir, const char *key,
     return value;
 }
 
+long guest_xs_read_number(struct guest *guest, const char *dir, const char *key, long absent)
+{
+    return node_read_number(guest->xs, dir, key, absent);
+}
+
+long guest_own_read_number(struct guest *guest, const char *dir, const char *key, long absent)
+{
+    return node_read_number(guest->own, dir, key, absent);
+}
+
 /* The nodes of a domain that its devices hang under, as libxl makes them. */
 static int domain_introduce(struct guest *guest)
 {
     struct xs_permissions perms[2] = {{.id = 0, .perms = XS_PERM_NONE},
                                       {.id = guest->domid, .perms = XS_PERM_READ}};
-    char dir[64], device[80];
+    struct xs_permissions own = {.id = guest->domid, .perms = XS_PERM_NONE};
+    char dir[64], device[80], error[80];
 
     snprintf(dir, sizeof(dir), "/local/domain/%u", guest->domid);
     snprintf(device, sizeof(device), "%s/device", dir);
+    snprintf(error, sizeof(error), "%s/error", dir);
     xs_rm(guest->xs, XBT_NULL, dir);
     if (!xs_mkdir(guest->xs, XBT_NULL, dir) ||
         !xs_set_permissions(guest->xs, XBT_NULL, dir, perms, 2) ||
-        !xs_mkdir(guest->xs, XBT_NULL, device) ||
+        !xs_mkdir(guest->xs, XBT_NULL, device) || !xs_mkdir(guest->xs, XBT_NULL, error) ||
+        !xs_set_permissions(guest->xs, XBT_NULL, error, &own, 1) ||
         guest_xs_write(guest, XBT_NULL, dir, "name", "sim%u", guest->domid) ||
         guest_xs_write(guest, XBT_NULL, dir, "domid", "%u", guest->domid) ||
         !xs_introduce_domain(guest->xs, guest->domid, 1, 1)) {
@@ -96,7 +131,23 @@ static int tables_create(struct guest *guest, uint32_t nr_pages)
     return 0;
 }
 
-struct guest *guest_create(uint32_t domid, uint32_t nr_pages)
+enum ring { RING_NONE, RING_OWN, RING_SERVED };
+
+/* A client of the domain's ring: libxenstore knows only one way to be told which. */
+static struct xs_handle *ring_open(const struct simring *ring)
+{
+    char *before = getenv("XENSTORED_PATH") ? strdup(getenv("XENSTORED_PATH")) : NULL;
+    struct xs_handle *xs;
+
+    setenv("XENSTORED_PATH", simring_socket(ring), 1);
+    xs = xs_open(0);
+    if (before)
+        setenv("XENSTORED_PATH", before, 1);
+    free(before);
+    return xs;
+}
+
+static struct guest *create(uint32_t domid, uint32_t nr_pages, enum ring ring)
 {
     struct sim_msg msg = {.op = SIM_DOM_CREATE, .arg = {domid, nr_pages}};
     struct guest *guest = calloc(1, sizeof(*guest));
@@ -105,7 +156,7 @@ struct guest *guest_create(uint32_t domid, uint32_t nr_pages)
     if (!guest || nr_pages < 2)
         goto fail;
     guest->domid = domid;
-    guest->xs = xs_open(0);
+    guest->xs = guest->own = xs_open(0);
     guest->conn = sim_connect(SIM_KIND_GUEST, domid);
     if (!guest->xs || !guest->conn) {
         fprintf(stderr, "guest %u: no %s: %s\n", domid, guest->xs ? "simxen" : "xenstored",
@@ -121,18 +172,43 @@ struct guest *guest_create(uint32_t domid, uint32_t nr_pages)
     close(fds[0]);
     close(fds[1]);
     guest->dom = sim_domain_find(guest->conn, domid);
-    if (!guest->dom || tables_create(guest, nr_pages) || domain_introduce(guest))
+    if (ring != RING_NONE)
+        guest->ring = simring_start(domid);
+    if (!guest->dom || tables_create(guest, nr_pages) || (ring != RING_NONE && !guest->ring) ||
+        domain_introduce(guest))
         goto fail;
-    return guest;
+    if (ring == RING_OWN)
+        guest->own = ring_open(guest->ring);
+    if (guest->own)
+        return guest;
+    fprintf(stderr, "guest %u: its ring is not served: %s\n", domid, strerror(errno));
 fail:
     guest_destroy(guest);
     return NULL;
+}
+
+struct guest *guest_create(uint32_t domid, uint32_t nr_pages)
+{
+    return create(domid, nr_pages, RING_NONE);
+}
+
+struct guest *guest_create_with_ring(uint32_t domid, uint32_t nr_pages)
+{
+    return create(domid, nr_pages, RING_OWN);
+}
+
+struct guest *guest_create_driver(uint32_t domid)
+{
+    return create(domid, 2, RING_SERVED);
 }
 
 void guest_destroy(struct guest *guest)
 {
     if (!guest)
         return;
+    if (guest->own && guest->own != guest->xs)
+        xs_close(guest->own);
+    simring_end(guest->ring);
     sim_disconnect(guest->conn); /* simxen ends the domain, and tells xenstored */
     if (guest->xs)
         xs_close(guest->xs);
@@ -223,6 +299,17 @@ uint32_t guest_mapped_grants(struct guest *guest, uint32_t domid)
     struct sim_msg msg = {.op = SIM_DOM_PINS, .arg = {domid}};
 
     return sim_call(guest->conn, &msg, NULL, 0) ? 0 : msg.arg[0];
+}
+
+uint32_t guest_bound_ports(struct guest *guest, uint32_t domid)
+{
+    struct sim_port *ports = guest->conn->shared->ports;
+    uint32_t limit = atomic_load(&guest->conn->shared->port_limit), slot, bound = 0;
+
+    for (slot = 1; slot < limit; slot++)
+        bound += ports[slot].kind == SIM_PORT_INTERDOMAIN && ports[slot].domid != domid &&
+                 ports[slot].remote_domid == domid;
+    return bound;
 }
 
 int guest_port_alloc(struct guest *guest, uint32_t remote_domid, uint32_t *ret_port,

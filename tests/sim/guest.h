@@ -37,13 +37,19 @@ enum {
 struct guest {
     struct sim_conn *conn;
     struct sim_domain *dom;
-    struct xs_handle *xs; /* domain 0's socket: for both the guest's writes and the toolstack's */
+    struct xs_handle *xs;  /* domain 0's socket: the toolstack's */
+    struct xs_handle *own; /* the guest's: xs, or its ring, with no rights but its own */
+    struct simring *ring;  /* or NULL */
     uint32_t domid;
     uint32_t nr_free_frames, nr_free_refs;
     uint32_t *free_frames, *free_refs;
 };
 
 struct guest *guest_create(uint32_t domid, uint32_t nr_pages);
+/* With a xenstore ring of its own, by which it does what a guest does; by a driver domain's daemon
+ * it is reached at simring_socket(ring), and then `own` is not opened. */
+struct guest *guest_create_with_ring(uint32_t domid, uint32_t nr_pages);
+struct guest *guest_create_driver(uint32_t domid);
 void guest_destroy(struct guest *guest); /* domain death: @releaseDomain fires */
 uint32_t guest_frames_alloc(struct guest *guest, uint32_t count); /* contiguous; aborts if none */
 void guest_frames_free(struct guest *guest, uint32_t frame, uint32_t count);
@@ -52,6 +58,7 @@ uint32_t guest_grant(struct guest *guest, uint32_t frame, uint32_t to_domid, boo
 /* False: it is mapped by the grantee, and stays granted. */
 bool guest_revoke(struct guest *guest, uint32_t ref);
 uint32_t guest_mapped_grants(struct guest *guest, uint32_t domid);
+uint32_t guest_bound_ports(struct guest *guest, uint32_t domid); /* by others, to that domain's */
 int guest_port_alloc(struct guest *guest, uint32_t remote_domid, uint32_t *ret_port,
                      uint32_t *ret_slot);
 void guest_port_close(struct guest *guest, uint32_t port);
@@ -61,8 +68,12 @@ int64_t guest_clock_ms(void);
 
 /* xenstore. A missing or junk node reads as `absent`. */
 long guest_xs_read_number(struct guest *guest, const char *dir, const char *key, long absent);
+long guest_own_read_number(struct guest *guest, const char *dir, const char *key, long absent);
 int guest_xs_write(struct guest *guest, xs_transaction_t t, const char *dir, const char *key,
                    const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* The same by the guest itself: `t` is a transaction of guest->own. */
+int guest_own_write(struct guest *guest, xs_transaction_t t, const char *dir, const char *key,
+                    const char *format, ...) __attribute__((format(printf, 5, 6)));
 
 /* The toolstack: what libxl 4.17 writes, in its transactions. */
 
@@ -74,6 +85,7 @@ struct tool_disk {
     const char *script; /* or NULL */
     const char *vdev;
     bool readonly;
+    uint32_t backend_domid; /* 0, or a driver domain's */
     char backend[128], frontend[128], libxl[128];
 };
 
@@ -153,6 +165,7 @@ struct front {
 
 int front_connect(struct front *front);     /* from state 1 to 4 */
 int front_ring_create(struct front *front); /* its parts, for tests that go other ways */
+int front_ring_renew(struct front *front);  /* same pages, references and port, empty */
 int front_ring_publish(struct front *front);
 int front_features_read(struct front *front);
 /* Are the nodes there that the backend owes in state 2, or in 4, and say what they may? */

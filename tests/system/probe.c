@@ -13,7 +13,7 @@ void probe_start(struct probe *probe)
     probe->front.nr_queues = 1;
     probe->front.timeout_ms = 20000;
     probe->frame = guest_frames_alloc(probe->front.guest, 1);
-    probe->ref = guest_grant(probe->front.guest, probe->frame, 0, false);
+    probe->ref = guest_grant(probe->front.guest, probe->frame, probe->disk.backend_domid, false);
 }
 
 bool probe_attach(struct probe *probe)
@@ -84,5 +84,5 @@ void probe_detach(struct probe *probe)
     tool_remove(&probe->disk);
     expect(probe, guest_revoke(probe->front.guest, probe->ref), "a data page is in use");
     expect(probe, guest_mapped_grants(probe->front.guest, probe->domid) == 0, "grants are mapped");
-    probe->ref = guest_grant(probe->front.guest, probe->frame, 0, false);
+    probe->ref = guest_grant(probe->front.guest, probe->frame, probe->disk.backend_domid, false);
 }
