@@ -91,7 +91,7 @@ static enum xenbus_action decide_closed(const struct xenbus_view *view)
     if (view->life != XENBUS_LIFE_NONE)
         return XENBUS_DO_CLOSE;
     if (view->own == XENBUS_CLOSED)
-        return view->remove && !view->online ? XENBUS_DO_REMOVE : XENBUS_DO_NOTHING;
+        return XENBUS_DO_NOTHING;
     /* A device just being made: its F may not be there yet. */
     if (view->own == XENBUS_INITIALISING && view->online && !view->frontend_dead)
         return XENBUS_DO_NOTHING;
@@ -211,6 +211,9 @@ enum xenbus_action xenbus_decide(const struct xenbus_view *view)
         return XENBUS_DO_FORGET;
     if (is_renewed(view))
         return XENBUS_DO_RENEW;
+    if (view->own == XENBUS_CLOSED && view->life == XENBUS_LIFE_NONE && view->remove &&
+        !view->online)
+        return XENBUS_DO_REMOVE; /* wherever the frontend is */
     if (view->life == XENBUS_LIFE_CLOSING)
         return XENBUS_DO_NOTHING; /* look again when it is closed */
     if (frontend_closed(view))

@@ -136,7 +136,7 @@ const struct row rows[] = {
     {FE, 4, 4},
     {READ, 0, 4},
     LEAVE}},
-{"Mini-OS and OVMF: ring and state 4 in one go, in state 2", DOM0, {
+{"Mini-OS and OVMF: ring and state 4 in one go, in state 2", ALL, {
     {ATTACH, 0, 2},
     {RING_AND_4, 0, 4},
     {IO, 0, 4},
@@ -493,7 +493,7 @@ const struct row rows[] = {
     {UNPLUG, 0, 5},
     {FE, 6, 6},
     {REMOVE, 0, BE_GONE}}},
-{"xl block-detach of a disk that nobody took", DOM0, {
+{"xl block-detach of a disk that nobody took", ALL, {
     {ATTACH, 0, 2},
     {UNPLUG, 0, 6, .by = 5},
     {REMOVE, 0, BE_GONE}}},
@@ -507,7 +507,7 @@ const struct row rows[] = {
     {IO, 0, 4},
     CLOSE,
     DETACH}},
-{"xl block-detach of a disk that closed and is at 1 again", DOM0, {
+{"xl block-detach of a disk that closed and is at 1 again", ALL, {
     {ATTACH, 0, 2},
     CONNECT,
     {IO, 0, 4},
@@ -515,7 +515,7 @@ const struct row rows[] = {
     {FE, 1, 2},
     {UNPLUG, 0, 6, .by = 5},
     {REMOVE, 0, BE_GONE}}},
-{"refused by the guest, that closes much later", DOM0, {
+{"refused by the guest, that closes much later", ALL, {
     {ATTACH, 0, 2},
     CONNECT,
     {UNPLUG, 0, 5},
