@@ -169,7 +169,8 @@ static void forget_device(struct vbd *vbd)
     config_disk_free(vbd->own_disk);
     vbd->own_disk = NULL;
     vbd->disk = NULL;
-    vbd->known = XENBUS_ABSENT;
+    vbd->known = vbd->frontend_was = XENBUS_ABSENT;
+    vbd->went_back = false;
     vbd->alive = vbd->frontend_dead = false;
     vbd->spent = vbd->unclean = vbd->resumed = vbd->waiting = false;
     vbd->removing = vbd->orphan = vbd->served = vbd->release = vbd->offered = false;
@@ -367,6 +368,8 @@ static void remember(struct vbd *vbd, const struct vbd_seen *seen)
         vbd->spent = false;
 }
 
+    vbd->went_back = seen->frontend == XENBUS_INITIALISED && vbd->frontend_was == XENBUS_CONNECTED;
+    vbd->frontend_was = seen->frontend;
 /* xenstored died and came back without B: that is no word of the toolstack's about this disk. */
 static bool is_orphan(struct vbd *vbd, const struct vbd_seen *seen)
 {
@@ -384,17 +387,20 @@ static bool is_orphan(struct vbd *vbd, const struct vbd_seen *seen)
     return vbd->orphan;
 }
 
-static bool params_changed(struct vbd *vbd, const struct vbd_seen *seen)
+/* Has the frontend made its rings anew, with no word of goodbye? They may be other ones; the same
+ * ones, of the same names, tell by the state alone. */
+static bool rings_anew(struct vbd *vbd, const struct vbd_seen *seen)
 {
     struct disk_order order;
     char unused[LIMIT_REASON_BYTES];
 
-    if (vbd->state != VBD_SERVING || seen->frontend != XENBUS_INITIALISED)
+    if (vbd->state != VBD_SERVING ||
+        (seen->frontend != XENBUS_INITIALISED && seen->frontend != XENBUS_CONNECTED))
         return false;
     /* Nodes that cannot be connected to are no new connection (GRUB leaves them empty). */
     if (vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &order, unused) < 0)
         return false;
-    return !vbd_ring_same(&order, &vbd->order);
+    return vbd->went_back || !vbd_ring_same(&order, &vbd->order);
 }
 
 /* A `vbd` with a script is xen-blkback's to put into state 2, if there is one. */
@@ -422,7 +428,7 @@ static enum xenbus_action decide(struct vbd *vbd, const struct vbd_seen *seen)
         .gate_open = !vbd->node.script || seen->hotplug == VBD_HOTPLUG_CONNECTED,
         .may_offer = may_offer(vbd, seen),
         .renewed = vbd->status[0] && !seen->status,
-        .params_changed = params_changed(vbd, seen),
+        .rings_anew = rings_anew(vbd, seen),
         .spent = vbd->spent,
         .unclean = vbd->unclean,
         .resumed = vbd->resumed,

@@ -41,7 +41,9 @@ struct vbd {
     struct store_watch *watch; /* F/state */
     uint64_t found_ms;
     enum xenbus_state known;
-    enum xenbus_state spent_at; /* F's state when this coming of the frontend was spent */
+    enum xenbus_state frontend_was; /* F's state when it was looked at last */
+    bool went_back;                 /* it was 4 before, and is 3 */
+    enum xenbus_state spent_at;     /* F's state when this coming of the frontend was spent */
     bool spent;
     bool unclean;
     bool resumed;

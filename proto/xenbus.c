@@ -171,11 +171,9 @@ static enum xenbus_action decide_connect(const struct xenbus_view *view)
     case XENBUS_LIFE_READY: return view->gate_open || again ? XENBUS_DO_CONNECT : XENBUS_DO_NOTHING;
     case XENBUS_LIFE_CONNECTED: return XENBUS_DO_SERVE;
     case XENBUS_LIFE_SERVING:
-        /* 3 beside our 4 is usual (GRUB stays there, watches are late), unless the rings are new:
-         * then the frontend was re-initialised. */
-        if (view->frontend == XENBUS_INITIALISED && view->params_changed)
-            return XENBUS_DO_CLOSE;
-        return XENBUS_DO_NOTHING;
+        /* 3 beside our 4 is usual (GRUB stays there, watches are late). New rings are not: the
+         * frontend was re-initialised. */
+        return view->rings_anew ? XENBUS_DO_CLOSE : XENBUS_DO_NOTHING;
     default: return XENBUS_DO_NOTHING;
     }
 }

@@ -115,17 +115,17 @@ struct xenbus_view {
     enum xenbus_state known;    /* B/state as read or written last; ABSENT: never */
     enum xenbus_state frontend; /* F/state as read now */
     enum xenbus_life life;
-    bool online;         /* B/online: the toolstack wants the device */
-    bool unplug;         /* not online, and state 5 is ours to write */
-    bool frontend_dead;  /* its domain is gone, or is not to be asked, whatever its nodes say */
-    bool gate_open;      /* no hotplug script, or it handed the device over to us */
-    bool may_offer;      /* state 1 -> 2 is ours to write, and now */
-    bool renewed;        /* our mark in B is gone: another device under the same path */
-    bool params_changed; /* F's ring parameters are not those of this life */
-    bool spent;          /* this coming of the frontend was refused or failed already */
-    bool unclean;        /* found connected to a daemon that died: rings are not to be touched */
-    bool resumed;        /* found connected and released by a daemon that stopped */
-    bool remove;         /* nobody else removes B when all is over (driver domain) */
+    bool online;        /* B/online: the toolstack wants the device */
+    bool unplug;        /* not online, and state 5 is ours to write */
+    bool frontend_dead; /* its domain is gone, or is not to be asked, whatever its nodes say */
+    bool gate_open;     /* no hotplug script, or it handed the device over to us */
+    bool may_offer;     /* state 1 -> 2 is ours to write, and now */
+    bool renewed;       /* our mark in B is gone: another device under the same path */
+    bool rings_anew;    /* F names other rings than this life's, or went from 4 back to 3 */
+    bool spent;         /* this coming of the frontend was refused or failed already */
+    bool unclean;       /* found connected to a daemon that died: rings are not to be touched */
+    bool resumed;       /* found connected and released by a daemon that stopped */
+    bool remove;        /* nobody else removes B when all is over (driver domain) */
 };
 
 enum xenbus_action {

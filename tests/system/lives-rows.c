@@ -360,6 +360,22 @@ const struct row rows[] = {
     {FE, 4, 4},
     {READ, 0, 4},
     LEAVE}},
+{"... the same ring made anew", DOM0, {
+    {ATTACH, 0, 2},
+    CONNECT,
+    {IO, 0, 4},
+    {RING_SAME, 0, 4},
+    {FE, 3, 4},
+    {FE, 4, 4},
+    {READ, 0, 4},
+    LEAVE}},
+{"... a new ring and 4 in one go", QDISK, {
+    {ATTACH, 0, 2},
+    {RING_AND_4, 0, 4},
+    {IO, 0, 4},
+    {RING_AND_4, 0, 4},
+    {READ, 0, 4},
+    LEAVE}},
 {"the frontend's state is removed, and written again", VBD | QDISK, {
     {ATTACH, 0, 2},
     CONNECT,

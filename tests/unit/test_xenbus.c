@@ -156,7 +156,7 @@ struct row {
     enum xenbus_life life;
     enum xenbus_action action;
     const char *flags; /* o: not online, g: gate closed, u: 2 is not ours to write, d: domain dead,
-                        * n: renewed, p: params changed, s: spent, c: unclean, r: resumed,
+                        * n: renewed, p: rings anew, s: spent, c: unclean, r: resumed,
                         * R: we remove B, 4: known was 4, U: 5 is ours to write */
 };
 
@@ -257,7 +257,7 @@ static const struct row rows[] = {
     {"... drained", 4, 3, LIFE(NONE), DO(OPEN), "p"},
     {"... server answered", 4, 3, LIFE(READY), DO(CONNECT), "p"},
     {"... served", 4, 3, LIFE(CONNECTED), DO(SERVE), ""},
-    {"junk in F of a connected guest", 4, 4, LIFE(SERVING), DO(NOTHING), "p"},
+    {"new rings and 4 in one go (OVMF)", 4, 4, LIFE(SERVING), DO(CLOSE), "p"},
     {"back to 1 while being mapped", 2, 1, LIFE(CONNECTING), DO(CLOSE), ""},
     {"back to 1 once served", 2, 1, LIFE(CONNECTED), DO(CLOSE), ""},
     {"unknown frontend states", 4, 7, LIFE(SERVING), DO(NOTHING), ""},
@@ -291,7 +291,7 @@ static struct xenbus_view row_view(const struct row *row)
         .may_offer = !strchr(row->flags, 'u'),
         .frontend_dead = strchr(row->flags, 'd'),
         .renewed = strchr(row->flags, 'n'),
-        .params_changed = strchr(row->flags, 'p'),
+        .rings_anew = strchr(row->flags, 'p'),
         .spent = strchr(row->flags, 's'),
         .unclean = strchr(row->flags, 'c'),
         .resumed = strchr(row->flags, 'r'),
@@ -333,7 +333,7 @@ static bool carry_out(struct xenbus_view *view, enum xenbus_action action, bool 
         if (view->life != XENBUS_LIFE_READY)
             return false;
         view->life = XENBUS_LIFE_CONNECTING;
-        view->params_changed = false;
+        view->rings_anew = false;
         break;
     case XENBUS_DO_SERVE:
         if (view->life != XENBUS_LIFE_CONNECTED)
@@ -424,7 +424,7 @@ static void every_view_is_legal_and_comes_to_rest(void **state)
             .gate_open = bits & 4,
             .may_offer = bits & 8,
             .renewed = bits & 16,
-            .params_changed = bits & 32,
+            .rings_anew = bits & 32,
             .spent = bits & 64,
             .unclean = bits & 128,
             .resumed = bits & 256,
