@@ -175,6 +175,7 @@ static void forget_device(struct vbd *vbd)
     vbd->spent = vbd->unclean = vbd->resumed = vbd->waiting = false;
     vbd->removing = vbd->orphan = vbd->served = vbd->release = vbd->offered = false;
     vbd->reason[0] = vbd->status[0] = '\0';
+    vbd->connected_before = false;
     memset(&vbd->node, 0, sizeof(vbd->node));
     memset(&vbd->order, 0, sizeof(vbd->order));
     memset(&vbd->report, 0, sizeof(vbd->report));
@@ -355,6 +356,7 @@ static void remember(struct vbd *vbd, const struct vbd_seen *seen)
             vbd->disk && config_uri_identity(vbd->disk->export_uri) == seen->released_export;
 
         vbd->resumed = seen->released && same;
+        vbd->rings.shape = seen->released_shape;
         vbd->unclean = !vbd->resumed; /* without a disk too: the next start may have it again */
         if (seen->released && vbd->disk && !same)
             set_reason(vbd, "its export in the configuration is not the one that the guest is "
@@ -366,10 +368,10 @@ static void remember(struct vbd *vbd, const struct vbd_seen *seen)
     if (seen->frontend == XENBUS_ABSENT || seen->frontend == XENBUS_CLOSED ||
         (seen->frontend == XENBUS_INITIALISING && vbd->spent_at != XENBUS_INITIALISING))
         vbd->spent = false;
-}
-
     vbd->went_back = seen->frontend == XENBUS_INITIALISED && vbd->frontend_was == XENBUS_CONNECTED;
     vbd->frontend_was = seen->frontend;
+}
+
 /* xenstored died and came back without B: that is no word of the toolstack's about this disk. */
 static bool is_orphan(struct vbd *vbd, const struct vbd_seen *seen)
 {
@@ -398,7 +400,8 @@ static bool rings_anew(struct vbd *vbd, const struct vbd_seen *seen)
         (seen->frontend != XENBUS_INITIALISED && seen->frontend != XENBUS_CONNECTED))
         return false;
     /* Nodes that cannot be connected to are no new connection (GRUB leaves them empty). */
-    if (vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &order, unused) < 0)
+    if (vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &vbd->rings.shape, &order,
+                        unused) < 0)
         return false;
     return vbd->went_back || !vbd_ring_same(&order, &vbd->order);
 }

@@ -351,10 +351,33 @@ static void do_hold_instead(struct vbd *vbd, const char *reason)
     vbd_set_state(vbd, VBD_CLOSING);
 }
 
+static int read_rings(struct vbd *vbd, char ret_reason[static LIMIT_REASON_BYTES])
+{
+    struct store *store = vbd->host->store;
+    struct vbd_ring_past now;
+    int ret = vbd_nodes_judge(store, vbd->back, &vbd->node,
+                              vbd->connected_before ? &vbd->before : NULL, &now);
+
+    if (ret < 0)
+        return ret;
+    if (vbd->resumed && !vbd->connected_before)
+        now.shape = vbd->rings.shape; /* as the daemon that stopped has read them */
+    vbd->rings = now;
+    return vbd_nodes_rings(store, vbd->back, &vbd->node, &now.shape, &vbd->order, ret_reason);
+}
+
+static const char *shape_words(const struct vbd_ring_shape *shape)
+{
+    if (shape->one_queue)
+        return shape->one_page ? BLKGATE_ONE_QUEUE " " BLKGATE_ONE_PAGE : BLKGATE_ONE_QUEUE;
+    return shape->one_page ? BLKGATE_ONE_PAGE : "";
+}
+
 static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
 {
     char identity[VBD_IDENTITY_BYTES];
-    const struct vbd_write marks[] = {{KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RELEASED, "0"}};
+    struct vbd_write marks[] = {
+        {KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RINGS, ""}, {KEY_BLKGATE_RELEASED, "0"}};
     char reason[LIMIT_REASON_BYTES];
     struct vbd_seen now;
     int ret = vbd->resumed ? check_told(vbd, reason) : 0;
@@ -364,7 +387,7 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
         return;
     }
     if (ret == 0)
-        ret = vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &vbd->order, reason);
+        ret = read_rings(vbd, reason);
     if (ret == -EPROTO) {
         /* A frontend that left while its nodes were read has said nothing wrong. */
         if (vbd_nodes_see(vbd->host->store, vbd->back, &vbd->node, false, &now) == 0 &&
@@ -378,7 +401,8 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
         return;
     }
     vbd_identity(vbd, identity);
-    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, marks, 2);
+    marks[1].value = shape_words(&vbd->rings.shape);
+    ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, marks, 3);
     if (ret < 0) {
         vbd_not_now(vbd, "not connected", ret);
         return;
@@ -421,6 +445,8 @@ static void do_serve(struct vbd *vbd, const struct vbd_seen *seen)
     if (go(vbd, seen, XENBUS_CONNECTED, writes, sizeof(writes) / sizeof(*writes)) < 0)
         return;
     vbd->shown_sectors = properties->capacity_sectors;
+    vbd->before = vbd->rings;
+    vbd->connected_before = true;
     vbd_set_state(vbd, VBD_SERVING);
     vbd_nodes_error(vbd->host->store, vbd->host->domid, vbd->back, NULL);
     log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name,

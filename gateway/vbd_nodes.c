@@ -226,6 +226,12 @@ static int read_released(struct store *store, const char *back, struct vbd_seen 
     ret = read_word(store, STORE_ALONE, back, KEY_BLKGATE_EXPORT, word);
     if (ret == 0)
         seen->released_export = strtoull(word, &end, 16);
+    if (ret == 0 || ret == -ENOENT)
+        ret = read_word(store, STORE_ALONE, back, KEY_BLKGATE_RINGS, word);
+    if (ret == 0) {
+        seen->released_shape.one_queue = strstr(word, BLKGATE_ONE_QUEUE) != NULL;
+        seen->released_shape.one_page = strstr(word, BLKGATE_ONE_PAGE) != NULL;
+    }
     return ret == -ENOENT ? 0 : ret;
 }
 
@@ -348,19 +354,45 @@ int vbd_nodes_limits(struct store *store, const char *back, struct vbd_limits *r
     return ret;
 }
 
-int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node *node,
-                    struct disk_order *ret_order, char ret_reason[static LIMIT_REASON_BYTES])
+/* F, and what of it B allows. */
+static int ring_source(struct store *store, const char *back, struct ring_reader *reader,
+                       struct vbd_ring_source *ret_source, struct vbd_limits *ret_limits)
+{
+    int ret = vbd_nodes_limits(store, back, ret_limits);
+
+    if (ret == 0)
+        *ret_source = (struct vbd_ring_source){
+            .read = read_ring_key,
+            .arg = reader,
+            .queues_offered = ret_limits->queues,
+            .order_offered = ret_limits->ring_order,
+        };
+    return ret;
+}
+
+int vbd_nodes_judge(struct store *store, const char *back, const struct vbd_node *node,
+                    const struct vbd_ring_past *before, struct vbd_ring_past *ret_now)
 {
     struct ring_reader reader = {.store = store, .directory = node->frontend};
-    struct vbd_ring_source source = {.read = read_ring_key, .arg = &reader};
+    struct vbd_ring_source source;
     struct vbd_limits limits;
-    int ret = vbd_nodes_limits(store, back, &limits);
+    int ret = ring_source(store, back, &reader, &source, &limits);
+
+    return ret < 0 ? ret : vbd_ring_judge(&source, before, ret_now);
+}
+
+int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node *node,
+                    const struct vbd_ring_shape *shape, struct disk_order *ret_order,
+                    char ret_reason[static LIMIT_REASON_BYTES])
+{
+    struct ring_reader reader = {.store = store, .directory = node->frontend};
+    struct vbd_ring_source source;
+    struct vbd_limits limits;
+    int ret = ring_source(store, back, &reader, &source, &limits);
 
     if (ret < 0)
         return ret;
-    source.queues_offered = limits.queues;
-    source.order_offered = limits.ring_order;
-    ret = vbd_ring_read(&source, ret_order, ret_reason);
+    ret = vbd_ring_read(&source, shape, ret_order, ret_reason);
     if (ret == 0)
         ret_order->indirect_segments = (uint16_t)limits.indirect_segments;
     return ret;

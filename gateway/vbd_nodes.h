@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "gateway/disklink.h"
+#include "gateway/vbd_ring.h"
 #include "proto/limits.h"
 #include "proto/xenbus.h"
 
@@ -59,8 +60,9 @@ struct vbd_seen {
     enum vbd_shutdown shutdown;
     bool shutdown_done;
     bool status;   /* our status node is there; only looked for in states 1 and 2 */
-    bool released; /* only looked for if asked to, as is the export that was */
+    bool released; /* only looked for if asked to, as are the export that was, and its rings */
     uint64_t released_export;
+    struct vbd_ring_shape released_shape;
 };
 int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *node,
                   bool look_for_released, struct vbd_seen *ret_seen);
@@ -97,9 +99,13 @@ struct vbd_limits {
 };
 int vbd_nodes_limits(struct store *store, const char *back, struct vbd_limits *ret_limits);
 
+/* How F's ring nodes are to be read (see vbd_ring_judge), within B's limits. */
+int vbd_nodes_judge(struct store *store, const char *back, const struct vbd_node *node,
+                    const struct vbd_ring_past *before, struct vbd_ring_past *ret_now);
 /* The rings that F asks for (see vbd_ring_read), within B's limits; and its indirect segments. */
 int vbd_nodes_rings(struct store *store, const char *back, const struct vbd_node *node,
-                    struct disk_order *ret_order, char ret_reason[static LIMIT_REASON_BYTES]);
+                    const struct vbd_ring_shape *shape, struct disk_order *ret_order,
+                    char ret_reason[static LIMIT_REASON_BYTES]);
 
 /* The error node that Linux backends write too; best effort. NULL removes it, and what held it. */
 void vbd_nodes_error(struct store *store, uint16_t our_domid, const char *back, const char *text);

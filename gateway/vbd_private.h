@@ -54,6 +54,10 @@ struct vbd {
     char reason[LIMIT_REASON_BYTES];
     char status[LIMIT_REASON_BYTES + 16]; /* as written last; "": never */
 
+    struct vbd_ring_past rings;  /* how F's ring nodes are read in this life */
+    struct vbd_ring_past before; /* ... and were in the one served last, if one was */
+    bool connected_before;
+
     struct disklink *link; /* NULL before the first OPEN */
     struct disk_order order;
     struct disk_report report; /* of this life */

@@ -2,9 +2,12 @@
  * vbd_ring: see vbd_ring.h.
  *
  * blkfront writes ring-page-order and multi-queue-num-queues only if they say more than the
- * default, and never removes them: after a kexec into a kernel with other settings the old ones
- * still lie there. So, where they say more than B offers (which nobody could rightly ask for) and
- * the plain nodes are in order, the plain nodes count.
+ * default, and never removes them: after a kexec into a kernel with other settings, or into a crash
+ * kernel, which has one CPU and so one queue, the old ones still lie there. What tells is that a
+ * frontend with several queues does not write a single ring's nodes, nor one with larger rings
+ * those of a page. So those count that have changed since the device was last connected, and if
+ * none has, it is read as it was then. Where they say more than B offers, which nobody could
+ * rightly ask for, the plain nodes count if they are in order.
  */
 #include "gateway/vbd_ring.h"
 
@@ -154,14 +157,112 @@ static int refuse_excess(struct reading *reading, uint32_t queue_count, uint32_t
                   page_order, source->order_offered);
 }
 
-int vbd_ring_read(const struct vbd_ring_source *source, struct disk_order *ret_order,
-                  char ret_reason[static LIMIT_REASON_BYTES])
+/* What is no number counts as absent. */
+static int read_text(const struct vbd_ring_source *source, const char *prefix, const char *key,
+                     char ret_text[static VBD_RING_TEXT_BYTES])
+{
+    char path[KEY_BYTES];
+    uint32_t unused;
+    int ret;
+
+    snprintf(path, sizeof(path), "%s%s", prefix, key);
+    ret = source->read(source->arg, path, ret_text, VBD_RING_TEXT_BYTES);
+    if (ret < 0 && ret != -ENOENT && ret != -EMSGSIZE && ret != -EILSEQ)
+        return ret;
+    if (ret < 0 || xenbus_parse_u32(ret_text, UINT32_MAX, &unused) < 0)
+        ret_text[0] = '\0';
+    return 0;
+}
+
+static int read_nodes(const struct vbd_ring_source *source, const char *prefix,
+                      struct vbd_ring_nodes *ret_nodes)
+{
+    int ret = read_text(source, prefix, KEY_EVENT_CHANNEL, ret_nodes->event_channel);
+
+    if (ret == 0)
+        ret = read_text(source, prefix, KEY_RING_REF, ret_nodes->ring_ref);
+    if (ret == 0)
+        ret = read_text(source, prefix, KEY_RING_REF "0", ret_nodes->ring_ref0);
+    return ret;
+}
+
+/* What is not in order is refused when it is read. */
+static uint32_t number_or(const struct vbd_ring_source *source, const char *key, uint32_t max,
+                          uint32_t other)
+{
+    char text[VALUE_BYTES];
+    uint32_t value = other;
+
+    if (source->read(source->arg, key, text, sizeof(text)) == 0)
+        (void)xenbus_parse_u32(text, max, &value);
+    return value;
+}
+
+static bool is_new(const char *now, const char *before)
+{
+    return now[0] && strcmp(now, before) != 0;
+}
+
+static bool nodes_new(const struct vbd_ring_nodes *now, const struct vbd_ring_nodes *before)
+{
+    return is_new(now->event_channel, before->event_channel) ||
+           is_new(now->ring_ref, before->ring_ref) || is_new(now->ring_ref0, before->ring_ref0);
+}
+
+/* Of two ways to read the nodes: the one whose are new, else that of before. */
+static bool prefer(bool plain_new, bool other_new, bool before)
+{
+    return plain_new != other_new ? plain_new : !plain_new && before;
+}
+
+static struct vbd_ring_shape judge(const struct vbd_ring_trace *now,
+                                   const struct vbd_ring_past *past, bool many)
+{
+    const struct vbd_ring_nodes *nodes = &now->only, *before = &past->trace.only;
+    struct vbd_ring_shape shape = {0};
+
+    if (many && nodes->event_channel[0] && (nodes->ring_ref[0] || nodes->ring_ref0[0]))
+        shape.one_queue = prefer(nodes_new(nodes, before),
+                                 nodes_new(&now->first, &past->trace.first), past->shape.one_queue);
+    if (many && !shape.one_queue) {
+        nodes = &now->first;
+        before = &past->trace.first;
+    }
+    if (nodes->ring_ref[0])
+        shape.one_page = prefer(is_new(nodes->ring_ref, before->ring_ref),
+                                is_new(nodes->ring_ref0, before->ring_ref0), past->shape.one_page);
+    return shape;
+}
+
+int vbd_ring_judge(const struct vbd_ring_source *source, const struct vbd_ring_past *before,
+                   struct vbd_ring_past *ret_now)
+{
+    uint32_t queues = number_or(source, KEY_NUM_QUEUES, LIMIT_QUEUES, 1);
+    uint32_t page_order = number_or(source, KEY_RING_ORDER, LIMIT_RING_ORDER, 0);
+    bool excess = queues > source->queues_offered || page_order > source->order_offered;
+    struct vbd_ring_past now = {0};
+    struct disk_ring unused;
+    int ret = read_nodes(source, "", &now.trace.only);
+
+    if (ret == 0)
+        ret = read_nodes(source, "queue-0/", &now.trace.first);
+    if (ret < 0)
+        return ret;
+    if (excess && plain_ring(source, &unused))
+        now.shape = (struct vbd_ring_shape){.one_queue = true, .one_page = true};
+    else if (before)
+        now.shape = judge(&now.trace, before, queues > 1);
+    *ret_now = now;
+    return 0;
+}
+
+int vbd_ring_read(const struct vbd_ring_source *source, const struct vbd_ring_shape *shape,
+                  struct disk_order *ret_order, char ret_reason[static LIMIT_REASON_BYTES])
 {
     struct reading reading = {.source = source, .reason = ret_reason};
     struct disk_order order = {.queue_count = 1};
     uint32_t page_order = 0;
-    bool numbered, more;
-    int ret;
+    int ret, pages = -1; /* present, even 0, the order means numbered references */
 
     ret = read_protocol(&reading, &order.abi);
     if (ret < 0)
@@ -172,26 +273,26 @@ int vbd_ring_read(const struct vbd_ring_source *source, struct disk_order *ret_o
     ret = read_number(&reading, KEY_RING_ORDER, 0, LIMIT_RING_ORDER, &page_order);
     if (ret < 0 && ret != -ENOENT)
         return ret;
-    numbered = ret == 0; /* present, even 0, means numbered references */
-
-    more = order.queue_count > source->queues_offered || page_order > source->order_offered;
-    if (more && plain_ring(source, &order.queue[0])) {
+    if (shape->one_queue)
         order.queue_count = 1;
-    } else if (more) {
+    if (shape->one_page)
+        page_order = 0;
+    else if (ret == 0)
+        pages = (int)page_order;
+    if (order.queue_count > source->queues_offered || page_order > source->order_offered)
         return refuse_excess(&reading, order.queue_count, page_order);
-    } else if (order.queue_count == 1) {
-        ret = read_ring(&reading, "", numbered ? (int)page_order : -1, &order.queue[0]);
+    if (order.queue_count == 1) {
+        ret = read_ring(&reading, "", pages, &order.queue[0]);
         if (ret < 0)
             return ret;
-    } else {
-        for (uint32_t q = 0; q < order.queue_count; q++) {
-            char prefix[KEY_BYTES / 2];
+    }
+    for (uint32_t q = 0; order.queue_count > 1 && q < order.queue_count; q++) {
+        char prefix[KEY_BYTES / 2];
 
-            snprintf(prefix, sizeof(prefix), "queue-%u/", q);
-            ret = read_ring(&reading, prefix, numbered ? (int)page_order : -1, &order.queue[q]);
-            if (ret < 0)
-                return ret;
-        }
+        snprintf(prefix, sizeof(prefix), "queue-%u/", q);
+        ret = read_ring(&reading, prefix, pages, &order.queue[q]);
+        if (ret < 0)
+            return ret;
     }
     ret = refuse_duplicates(&reading, &order);
     if (ret < 0)

@@ -209,11 +209,11 @@ enum xenbus_action xenbus_decide(const struct xenbus_view *view)
         return XENBUS_DO_FORGET;
     if (is_renewed(view))
         return XENBUS_DO_RENEW;
+    if (view->life == XENBUS_LIFE_CLOSING)
+        return XENBUS_DO_NOTHING; /* look again when it is closed */
     if (view->own == XENBUS_CLOSED && view->life == XENBUS_LIFE_NONE && view->remove &&
         !view->online)
         return XENBUS_DO_REMOVE; /* wherever the frontend is */
-    if (view->life == XENBUS_LIFE_CLOSING)
-        return XENBUS_DO_NOTHING; /* look again when it is closed */
     if (frontend_closed(view))
         return decide_closed(view);
     if (view->unplug && !view->online && view->own != XENBUS_CLOSING && view->own != XENBUS_CLOSED)

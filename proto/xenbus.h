@@ -66,11 +66,15 @@
 #define KEY_EVENT_CHANNEL       "event-channel"
 #define KEY_NUM_QUEUES          "multi-queue-num-queues"
 /* Ours, in B: "opening", "ready", "failed: REASON" or "held: REASON"; the mark of a clean stop (1),
- * and the identity of the export (config_uri_identity, for the guest may read it); for a hotplug
- * script the export itself, which no guest may read. */
+ * the identity of the export (config_uri_identity, for the guest may read it), and what of F's ring
+ * nodes is an earlier frontend's (the words below); for a hotplug script the export itself, which
+ * no guest may read. */
 #define KEY_BLKGATE_STATUS   "blkgate-status"
 #define KEY_BLKGATE_RELEASED "blkgate-released"
 #define KEY_BLKGATE_EXPORT   "blkgate-export"
+#define KEY_BLKGATE_RINGS    "blkgate-rings"
+#define BLKGATE_ONE_QUEUE    "one-queue"
+#define BLKGATE_ONE_PAGE     "one-page"
 #define KEY_BLKGATE_URI      "blkgate-uri"
 
 enum { XENBUS_DOMID_MAX = 0x7fef }; /* DOMID_FIRST_RESERVED is 0x7ff0 */
