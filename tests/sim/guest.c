@@ -115,6 +115,28 @@ static int domain_introduce(struct guest *guest)
     return 0;
 }
 
+/* Domain 0 outlives its frontends: what one of them left granted ends with the next, or with it. */
+static void grants_clear(struct guest *guest)
+{
+    for (uint32_t i = SIM_DOM0_REF; i < SIM_GRANTS; i++)
+        if (SIM_GRANT_PINS(atomic_load(&guest->dom->grants[i])) == 0)
+            atomic_store(&guest->dom->grants[i], 0);
+}
+
+/* Of domain 0 only what nobody else uses. */
+static int zero_tables_create(struct guest *guest, uint32_t nr_pages)
+{
+    uint32_t i;
+
+    grants_clear(guest);
+    for (i = SIM_DOM0_PAGES + nr_pages; i > SIM_DOM0_PAGES; i--)
+        guest->free_frames[guest->nr_free_frames++] = i - 1;
+    for (i = SIM_GRANTS - 1; i >= SIM_DOM0_REF; i--)
+        if (atomic_load(&guest->dom->grants[i]) == 0)
+            guest->free_refs[guest->nr_free_refs++] = i;
+    return 0;
+}
+
 static int tables_create(struct guest *guest, uint32_t nr_pages)
 {
     uint32_t i;
@@ -123,6 +145,8 @@ static int tables_create(struct guest *guest, uint32_t nr_pages)
     guest->free_refs = calloc(SIM_GRANTS, sizeof(uint32_t));
     if (!guest->free_frames || !guest->free_refs)
         return -1;
+    if (guest->domid == 0)
+        return zero_tables_create(guest, nr_pages);
     /* Stacks, lowest on top. Frame 0 and the toolstack's references are never given out. */
     for (i = nr_pages - 1; i > 0; i--)
         guest->free_frames[guest->nr_free_frames++] = i;
@@ -153,8 +177,12 @@ static struct guest *create(uint32_t domid, uint32_t nr_pages, enum ring ring)
     struct guest *guest = calloc(1, sizeof(*guest));
     int fds[2], err = 0;
 
-    if (!guest || nr_pages < 2)
+    if (!guest || nr_pages < 2 || (domid == 0 && nr_pages > SIM_DOM0_FRONT)) {
+        fprintf(stderr, "guest %u: cannot have %u pages\n", domid, nr_pages);
         goto fail;
+    }
+    if (domid == 0)
+        msg.op = SIM_DOM_GET; /* it is there */
     guest->domid = domid;
     guest->xs = guest->own = xs_open(0);
     guest->conn = sim_connect(SIM_KIND_GUEST, domid);
@@ -175,7 +203,7 @@ static struct guest *create(uint32_t domid, uint32_t nr_pages, enum ring ring)
     if (ring != RING_NONE)
         guest->ring = simring_start(domid);
     if (!guest->dom || tables_create(guest, nr_pages) || (ring != RING_NONE && !guest->ring) ||
-        domain_introduce(guest))
+        (domid != 0 && domain_introduce(guest)))
         goto fail;
     if (ring == RING_OWN)
         guest->own = ring_open(guest->ring);
@@ -209,6 +237,8 @@ void guest_destroy(struct guest *guest)
     if (guest->own && guest->own != guest->xs)
         xs_close(guest->own);
     simring_end(guest->ring);
+    if (guest->dom && guest->domid == 0)
+        grants_clear(guest);
     sim_disconnect(guest->conn); /* simxen ends the domain, and tells xenstored */
     if (guest->xs)
         xs_close(guest->xs);

@@ -45,6 +45,7 @@ struct guest {
     uint32_t *free_frames, *free_refs;
 };
 
+/* Domain 0, which is there: for frontends of its own, of one such guest at a time. */
 struct guest *guest_create(uint32_t domid, uint32_t nr_pages);
 /* With a xenstore ring of its own, by which it does what a guest does; by a driver domain's daemon
  * it is reached at simring_socket(ring), and then `own` is not opened. */

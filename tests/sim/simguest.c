@@ -218,7 +218,7 @@ static unsigned load_pages(const struct settings *s)
 
 static bool settings_good(const struct settings *s)
 {
-    return s->disk.params && s->domid != 0 && s->load.depth > 0 &&
+    return s->disk.params && s->domid != NOT_GIVEN && s->load.depth > 0 &&
            s->load.depth <= LOAD_DEPTH_MAX && s->front.ring_order <= 4 && s->front.nr_queues > 0 &&
            s->front.nr_queues <= GUEST_QUEUES_MAX && s->load.indirect <= GUEST_INDIRECT_MAX &&
            ring_pages(s) + load_pages(s) <= GRANTS_MAX;
@@ -228,6 +228,7 @@ static int settings_read(struct settings *s, int argc, char **argv)
 {
     int opt;
 
+    s->domid = NOT_GIVEN;
     s->disk.kind = "qdisk";
     s->disk.vdev = "xvda";
     s->disk.devid = 51712;

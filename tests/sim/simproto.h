@@ -28,7 +28,9 @@
 #define SIM_GRANTS       16384u /* entries of one domain's table: 32 frames of version 1 */
 #define SIM_GRANT_FIRST  8u     /* the toolstack's reserved entries */
 #define SIM_MAP_MAX      1024u  /* grants in one map call */
-#define SIM_DOM0_PAGES   512u
+#define SIM_DOM0_PAGES   512u   /* of domain 0: what it shares by libxengntshr, ... */
+#define SIM_DOM0_FRONT   16384u /* ... and above them what its own frontends have, */
+#define SIM_DOM0_REF     1024u  /* whose references begin here */
 #define SIM_RING_MAX_FDS 3
 
 /* A grant: frame in bits 0..31, grantee in 32..47, flags in 48..49, pins above. */

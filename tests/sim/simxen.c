@@ -290,7 +290,7 @@ static void shared_create(void)
     if (p == MAP_FAILED)
         die("shared memory");
     shared = p;
-    errno = domain_create(NULL, 0, SIM_DOM0_PAGES, &dom);
+    errno = domain_create(NULL, 0, SIM_DOM0_PAGES + SIM_DOM0_FRONT, &dom);
     if (errno)
         die("domain 0");
 }
