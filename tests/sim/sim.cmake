@@ -77,3 +77,7 @@ room_test(handshake)
 room_test(restart)
 room_test(mischief)
 room_test(toolstacks)
+room_test(quota)
+target_sources(quota PRIVATE ${CMAKE_SOURCE_DIR}/gateway/cli/nodes.c
+    ${CMAKE_SOURCE_DIR}/gateway/cli/quota.c)
+add_dependencies(quota blkgate)
