@@ -78,6 +78,5 @@ room_test(restart)
 room_test(mischief)
 room_test(toolstacks)
 room_test(quota)
-target_sources(quota PRIVATE ${CMAKE_SOURCE_DIR}/gateway/cli/nodes.c
-    ${CMAKE_SOURCE_DIR}/gateway/cli/quota.c)
+target_link_libraries(quota PRIVATE cli)
 add_dependencies(quota blkgate)
