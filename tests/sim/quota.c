@@ -173,7 +173,7 @@ static void without_room_for_nodes_a_disk_waits_and_says_why(void **state)
     connect_disk(r);
     sleep_ms(3000);
     lines = log_lines();
-    assert_in_range(lines, 1, 2 * LIMIT_LOG_LINES);
+    assert_in_range(lines, 1, 2); /* however often it is tried */
     assert_true(xs_rm(r->guest->xs, XBT_NULL, filler));
     wait_node(r->guest, other.backend, "state", "2");
     wait_node(r->guest, other.backend, "blkgate-status", "ready");
@@ -253,7 +253,7 @@ static void without_room_for_watches_some_wait_and_others_go_on(void **state)
     assert_in_range(ready, 96, 125); /* with oxenstored 100 watches or so, with xenstored 128 */
     sleep_ms(3000);
     lines = log_lines();
-    assert_in_range(lines, 1, 2 * MANY);
+    assert_in_range(lines, failed, failed + 2);
 
     for (i = 0; !node_is(r->guest, disks[i].backend, "blkgate-status", "ready"); i++)
         ;
