@@ -83,6 +83,10 @@
  * SENT, DONE or DONE_OUT record names them. Two records never share bytes, nor do two entries (but
  *     pages, yes): a file where they do is refused.
  *
+ * 11. A SENT record that shares no bytes with a used entry has no request any more that would send
+ * it again (the rings are another life's, or it is a DISCARD's): when its session is gone it is
+ *     given up, and is a GHOST.
+ *
  * A DISCARD has no bytes, and no link: TRIM may always pass a ghost TRIM, zeroes ghost zeroes.
  */
 #ifndef BLKGATE_PROTO_JOURNAL_H
