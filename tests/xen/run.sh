@@ -4,7 +4,7 @@
 #   run.sh --shell            an interactive dom0 with toolstack, NBD servers and daemon up (Ctrl-A X: leave)
 # Environment: XENSTORED=xenstored|oxenstored, BLKGATED=the daemon (default: a release build made here),
 #   BACKEND=blkgated|blkback (blkback: the kernel's own backend, for developing the lab), XEN_SECONDS=the time
-#   limit, XEN_QEMU=other QEMU options for the CPU, DAEMON_WRAP=a command before the daemon in dom0.
+#   limit, XEN_LONG=1 (cycles and twenty in full), XEN_QEMU=other QEMU options for the CPU, DAEMON_WRAP=a command before the daemon in dom0.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,10 +12,12 @@ top=$(cd "$here/../.." && pwd)
 cache=${XEN_CACHE:-$top/build/xen}
 BACKEND=${BACKEND:-blkgated}
 XENSTORED=${XENSTORED:-xenstored}
-limit=${XEN_SECONDS:-1500}
+long=${XEN_LONG:-}
+limit=${XEN_SECONDS:-$([ -n "$long" ] && echo 7200 || echo 1500)}
 # Without smap: emulated SMAP stops dom0 at Xen's first access to its memory.
 XEN_QEMU=${XEN_QEMU:--accel tcg,thread=multi,tb-size=512 -cpu max,-smap}
 all_scenarios='fs fio features grub pvhgrub pygrub hvm hotplug destroy badname stop'
+[ -z "$long" ] || all_scenarios="cycles twenty $all_scenarios"
 
 say() { echo "xen: $*"; }
 die() { echo "xen: $*" >&2; exit 1; }
@@ -64,7 +66,7 @@ make_share() {
     (cd "$log/guest" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >"$share/guest.cpio"
     rm -r "$log/guest"
     cat >"$share/settings" <<END
-BACKEND='$BACKEND' XENSTORED='$XENSTORED' SCENARIOS='$scenarios' INTERACTIVE='$interactive'
+BACKEND='$BACKEND' XENSTORED='$XENSTORED' SCENARIOS='$scenarios' INTERACTIVE='$interactive' LONG='$long'
 DAEMON_WRAP='${DAEMON_WRAP:-}'
 END
 }

@@ -9,6 +9,7 @@ LAB_OWN_DISKS='sparse boot pvhboot pyboot hvmboot'
 LAB_DISK_SIZE=64M
 LAB_SCRIPT=block-blkgate
 SCENARIO_SECONDS=300
+[ -z "$LONG" ] || SCENARIO_SECONDS=3000
 
 say() { echo "BLKGATE-LOG $*" >/dev/console; }
 now() { cut -d. -f1 /proc/uptime; }
@@ -136,6 +137,7 @@ guest_conf() {
         kernel=/usr/lib/grub-xen/grub-x86_64-xen.bin
         [ "$test" = grub ] || type=pvh kernel=/usr/lib/grub-xen/grub-i386-xen_pvh.bin
         ;;
+    cycles) extra="$extra rounds=${cycles_rounds:?}" ;;
     pygrub) kernel='' ramdisk='' bootloader=pygrub extra='' ;;
     # Linux' own limits are lower than what is offered.
     features)
@@ -232,6 +234,27 @@ assert_nothing_left() {
     await 20 no_backend_nodes || { xenstore-ls backend/vbd; fail "$1 left a backend node"; }
     left=$(grants_in_use)
     [ "$left" = 0 ] || { cat /run/lab/grants; fail "$1 left $left grants mapped"; }
+}
+
+# all_or A B: how often something is done: A times in a long run, else B times.
+all_or() { if [ -n "$LONG" ]; then echo "$1"; else echo "$2"; fi; }
+
+# What the daemon has and what Xen and xenstore have for it, a line each; the resident memory is apart.
+daemon_holdings() {
+    pid=$(cat /run/lab/daemon.pid)
+    echo "descriptors $(find "/proc/$pid/fd" -mindepth 1 | wc -l)"
+    echo "threads $(find "/proc/$pid/task" -mindepth 1 -maxdepth 1 | wc -l)"
+    echo "gntdev-mappings $(grep -c gntdev "/proc/$pid/maps")"
+    echo "grants $(grants_in_use)"
+    echo "dom0-ports $(lsevtchn 0 | wc -l)"
+    echo "xenstore-nodes $(xenstore-ls -f | wc -l)"
+}
+daemon_resident_kib() { awk '/^VmRSS/ { print $2 }' "/proc/$(cat /run/lab/daemon.pid)/status"; }
+
+# assert_not_grown KIB: at any time malloc may grow the heap by its step of 128 KiB; a leak does so often.
+assert_not_grown() {
+    grown=$(($(daemon_resident_kib) - $1))
+    [ $grown -le 128 ] || fail "the daemon grew by $grown KiB"
 }
 
 # --- running a scenario ---------------------------------------------------------------------------
