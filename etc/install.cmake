@@ -5,7 +5,8 @@ configure_file(${CMAKE_SOURCE_DIR}/etc/blkgated.service ${CMAKE_BINARY_DIR}/etc/
 
 install(PROGRAMS ${CMAKE_SOURCE_DIR}/etc/block-blkgate
         DESTINATION ${CMAKE_INSTALL_FULL_SYSCONFDIR}/xen/scripts)
-install(FILES ${CMAKE_BINARY_DIR}/etc/blkgated.service DESTINATION lib/systemd/system)
+install(FILES ${CMAKE_BINARY_DIR}/etc/blkgated.service
+              ${CMAKE_SOURCE_DIR}/etc/run-blkgate-keep.mount DESTINATION lib/systemd/system)
 install(FILES ${CMAKE_SOURCE_DIR}/etc/blkgated.8 ${CMAKE_SOURCE_DIR}/etc/blkgate.8
         DESTINATION ${CMAKE_INSTALL_MANDIR}/man8)
 install(FILES ${CMAKE_SOURCE_DIR}/etc/blkgate.conf.5 DESTINATION ${CMAKE_INSTALL_MANDIR}/man5)

@@ -22,6 +22,7 @@
 
 #include "gateway/config.h"
 #include "gateway/disklink.h"
+#include "gateway/keepdir.h"
 #include "gateway/log.h"
 #include "gateway/mailbox.h"
 #include "gateway/vbd.h"
@@ -126,6 +127,37 @@ static void scan_kind(struct backend *backend, struct kind *kind)
     free(names);
 }
 
+/* Only if xenstore says so. It says nothing before the toolstack has begun, and our own number
+ * could be wrong. */
+static bool device_is_gone(void *arg, const char *kind, uint32_t domid, uint32_t devid)
+{
+    struct backend *backend = arg;
+    char back[96];
+    bool exists = true;
+
+    for (unsigned i = 0; i < VBD_KINDS; i++) {
+        if (strcmp(kind, vbd_kind_name((enum vbd_kind)i)) != 0)
+            continue;
+        snprintf(back, sizeof(back), "%s/%u/%u", backend->kinds[i].root, domid, devid);
+        if (vbd_nodes_exist(backend->host.store, back, &exists) < 0)
+            return false;
+    }
+    return !exists;
+}
+
+static void remove_stale_files(struct backend *backend)
+{
+    char path[32];
+    char **names;
+    unsigned count;
+
+    snprintf(path, sizeof(path), "/local/domain/%u", backend->host.domid);
+    if (store_list(backend->host.store, path, &names, &count) < 0)
+        return;
+    free(names);
+    keepdir_sweep(backend->host.config->keep_dir, device_is_gone, backend);
+}
+
 static void mark_all(struct backend *backend)
 {
     for (unsigned i = 0; i < backend->vbd_count; i++)
@@ -154,7 +186,6 @@ static int host_claim(struct vbd_host *host, const struct vbd *vbd,
 {
     struct backend *backend = (struct backend *)host;
     const struct config_disk *disk = vbd_disk(vbd);
-    uint64_t identity = config_uri_identity(disk->export_uri);
     int ret = 0;
 
     if (vbd_is_readonly(vbd))
@@ -164,8 +195,7 @@ static int host_claim(struct vbd_host *host, const struct vbd *vbd,
         enum vbd_hold hold = vbd_holds(other);
 
         if (other == vbd || hold == VBD_HOLDS_NOT || !vbd_disk(other) || vbd_is_readonly(other) ||
-            config_uri_identity(vbd_disk(other)->export_uri) != identity ||
-            (vbd_disk(other)->shared && disk->shared))
+            !config_disks_meet(vbd_disk(other), disk) || (vbd_disk(other)->shared && disk->shared))
             continue;
         if (hold == VBD_AWAITS && vbd_holds(vbd) == VBD_AWAITS)
             continue; /* one of them has to be first */
@@ -288,7 +318,7 @@ static void on_stop_timer(struct ev_loop *loop, ev_timer *timer, int revents)
 
     (void)revents;
     for (unsigned i = 0; i < backend->vbd_count; i++)
-        log_error(vbd_name(backend->vbds[i]), "not drained in time (%s): given up",
+        log_error(vbd_name(backend->vbds[i]), "not stopped in time (%s): given up",
                   vbd_state_name(vbd_get_state(backend->vbds[i])));
     ev_break(loop, EVBREAK_ALL);
 }
@@ -450,6 +480,7 @@ int backend_start(const struct config *config, struct worker *const *workers, un
     init_watchers(backend);
     backend->marked = true;
     work(backend); /* what is there already is found before we say that we serve */
+    remove_stale_files(backend);
     ret = start_thread(backend);
     if (ret < 0)
         goto out;

@@ -19,8 +19,8 @@ int backend_start(const struct config *config, struct worker *const *workers, un
 /* Asks every server whether its export has grown; guests see the new size. Any thread, at once. */
 void backend_probe(struct backend *backend);
 
-/* Clean stop: every connected disk is drained, flushed and released while its xenstore state stays
- * as it is (a later start takes it up again, see vbd.h); returns when all disks have ENDED.
+/* Clean stop: every connected disk is suspended while its xenstore state stays as it is (a later
+ * start takes it up again, see vbd.h); returns when all disks have ENDED.
  * -ETIMEDOUT after LIMIT_STOP_MS if some have not: then nothing may be freed, the process can only
  * exit. NULL is fine. */
 int backend_stop(struct backend *backend);

@@ -12,101 +12,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "gateway/log.h"
+#include "gateway/config_private.h"
 #include "proto/limits.h"
 
 /* Debian's libinih can be told its line length at run time; where it cannot, the reader below
  * learns the length from the buffer that it is given, and a longer line is an error all the same.
  */
 #pragma weak ini_max_line
-
-enum key_kind { KEY_BOOL, KEY_NUMBER, KEY_NAME, KEY_PATH, KEY_URI, KEY_LEVEL };
-
-struct key {
-    const char *name;
-    enum key_kind kind;
-    long min; /* of a number */
-    long max;
-};
-
-enum gateway_key {
-    GATEWAY_WORKERS,
-    GATEWAY_ALLOW_URI,
-    GATEWAY_LOCK,
-    GATEWAY_DOMID,
-    GATEWAY_CONNECT_TIMEOUT,
-    GATEWAY_QUEUES,
-    GATEWAY_RING_ORDER,
-    GATEWAY_INDIRECT,
-    GATEWAY_LOG_LEVEL,
-    GATEWAY_KEYS,
-};
-
-static const struct key gateway_keys[GATEWAY_KEYS] = {
-    [GATEWAY_WORKERS] = {"workers", KEY_NUMBER, 1, LIMIT_WORKERS},
-    [GATEWAY_ALLOW_URI] = {"allow-uri", KEY_BOOL},
-    [GATEWAY_LOCK] = {"lock", KEY_PATH},
-    [GATEWAY_DOMID] = {"domid", KEY_NUMBER, 0, 0x7FEF}, /* above: Xen's special domains */
-    [GATEWAY_CONNECT_TIMEOUT] = {"connect-timeout", KEY_NUMBER, 1, LIMIT_CONNECT_MS / 1000},
-    [GATEWAY_QUEUES] = {"queues", KEY_NUMBER, 1, LIMIT_QUEUES},
-    [GATEWAY_RING_ORDER] = {"ring-page-order", KEY_NUMBER, 0, LIMIT_RING_ORDER},
-    [GATEWAY_INDIRECT] = {"indirect-segments", KEY_NUMBER, 0, LIMIT_SEGMENTS},
-    [GATEWAY_LOG_LEVEL] = {"log-level", KEY_LEVEL},
-};
-
-enum disk_key {
-    DISK_EXPORT,
-    DISK_READ_ONLY,
-    DISK_ACCEPT_VOLATILE,
-    DISK_SHARED,
-    DISK_WORKER,
-    DISK_TLS_CERTIFICATES,
-    DISK_TLS_PSK_FILE,
-    DISK_TLS_USERNAME,
-    DISK_KEYS,
-};
-
-static const struct key disk_keys[DISK_KEYS] = {
-    [DISK_EXPORT] = {"export", KEY_URI},
-    [DISK_READ_ONLY] = {"read-only", KEY_BOOL},
-    [DISK_ACCEPT_VOLATILE] = {"accept-volatile", KEY_BOOL},
-    [DISK_SHARED] = {"shared", KEY_BOOL},
-    [DISK_WORKER] = {"worker", KEY_NUMBER, 0, LIMIT_WORKERS - 1},
-    [DISK_TLS_CERTIFICATES] = {"tls-certificates", KEY_PATH},
-    [DISK_TLS_PSK_FILE] = {"tls-psk-file", KEY_PATH},
-    [DISK_TLS_USERNAME] = {"tls-username", KEY_NAME},
-};
-
-static const char *const level_names[] = {
-    [LOG_LEVEL_ERROR] = "error",
-    [LOG_LEVEL_WARNING] = "warning",
-    [LOG_LEVEL_INFO] = "info",
-    [LOG_LEVEL_DEBUG] = "debug",
-};
-
-enum { LEVELS = sizeof(level_names) / sizeof(level_names[0]) };
-
-struct value {
-    unsigned line; /* 0: not given */
-    long number;   /* of a boolean, number or level; else 0 */
-    char *text;    /* of a name, path or URI; NULL also if it was wrong */
-};
-
-/* A section has room for either kind of keys. */
-enum { SECTION_KEYS = (int)GATEWAY_KEYS > (int)DISK_KEYS ? (int)GATEWAY_KEYS : (int)DISK_KEYS };
-
-struct section {
-    unsigned line;
-    char *name; /* of a disk */
-    struct value value[SECTION_KEYS];
-};
 
 enum where { NOWHERE, IN_GATEWAY, IN_DISK, IN_UNKNOWN };
 
@@ -190,12 +107,12 @@ static const struct key *nearest_key(const struct key *keys, size_t count, const
 static void unknown_key(struct parse *parse, const char *name)
 {
     const bool in_disk = parse->where == IN_DISK;
-    const struct key *keys = in_disk ? disk_keys : gateway_keys;
+    const struct key *keys = in_disk ? config_disk_keys : config_gateway_keys;
     const size_t count = in_disk ? (size_t)DISK_KEYS : (size_t)GATEWAY_KEYS;
-    const struct key *others = in_disk ? gateway_keys : disk_keys;
+    const struct key *others = in_disk ? config_gateway_keys : config_disk_keys;
     const size_t other_count = in_disk ? (size_t)GATEWAY_KEYS : (size_t)DISK_KEYS;
     const struct key *near = nearest_key(keys, count, name);
-    char list[160] = "";
+    char list[320] = "";
     size_t used = 0;
 
     for (size_t i = 0; i < other_count; i++) {
@@ -215,108 +132,10 @@ static void unknown_key(struct parse *parse, const char *name)
         mistake(parse, parse->line, "unknown key \"%.60s\": write one of %s", name, list);
 }
 
-static void bad_value(struct parse *parse, const struct key *key, const char *value)
-{
-    char want[100];
-
-    switch (key->kind) {
-    case KEY_BOOL: snprintf(want, sizeof(want), "yes or no"); break;
-    case KEY_NUMBER:
-        snprintf(want, sizeof(want), "a number from %ld to %ld", key->min, key->max);
-        break;
-    case KEY_NAME:
-        snprintf(want, sizeof(want), "letters, digits and any of . _ - @ + / (64 at most)");
-        break;
-    case KEY_PATH: snprintf(want, sizeof(want), "an absolute path, as in /etc/blkgate/..."); break;
-    case KEY_URI: snprintf(want, sizeof(want), "an NBD URI, as in nbd://HOST/EXPORT"); break;
-    case KEY_LEVEL: snprintf(want, sizeof(want), "error, warning, info or debug"); break;
-    }
-    if (value[0] == '\0')
-        mistake(parse, parse->line, "%s has no value: write %s", key->name, want);
-    else
-        mistake(parse, parse->line, "%s = %.100s: write %s%s", key->name, value, want,
-                strstr(value, " #") ? " (a comment after a value starts with ;)" : "");
-}
-
-/* -- values -------------------------------------------------------------------------------- */
-
-static int parse_bool(const char *text, long *ret_number)
-{
-    static const char *const words[2][4] = {{"no", "false", "off", "0"},
-                                            {"yes", "true", "on", "1"}};
-
-    for (long number = 0; number < 2; number++) {
-        for (size_t i = 0; i < 4; i++) {
-            if (strcasecmp(text, words[number][i]) == 0) {
-                *ret_number = number;
-                return 0;
-            }
-        }
-    }
-    return -EINVAL;
-}
-
-/* Digits and nothing else: strtol would also take " +0x10". */
-static int parse_number(const char *text, long min, long max, long *ret_number)
-{
-    const size_t length = strlen(text);
-    long number = 0;
-
-    if (length < 1 || length > 9 || strspn(text, "0123456789") != length)
-        return -EINVAL;
-    number = strtol(text, NULL, 10);
-    if (number < min || number > max)
-        return -ERANGE;
-    *ret_number = number;
-    return 0;
-}
-
-static int parse_level(const char *text, long *ret_number)
-{
-    for (long level = 0; level < LEVELS; level++) {
-        if (strcasecmp(text, level_names[level]) == 0) {
-            *ret_number = level;
-            return 0;
-        }
-    }
-    return -EINVAL;
-}
-
-static bool is_name(const char *text, const char *signs)
-{
-    for (; *text; text++) {
-        const char c = *text;
-        const bool alnum =
-            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-
-        if (!alnum && !strchr(signs, c))
-            return false;
-    }
-    return true;
-}
-
-static int check_text(struct parse *parse, const struct key *key, const char *text)
-{
-    char reason[LIMIT_REASON_BYTES * 2];
-
-    if (text[0] == '\0')
-        return -EINVAL;
-    switch (key->kind) {
-    case KEY_NAME: return strlen(text) <= 64 && is_name(text, "._-@+/") ? 0 : -EINVAL;
-    case KEY_PATH: return text[0] == '/' && strlen(text) < PATH_MAX ? 0 : -EINVAL;
-    case KEY_URI:
-        if (config_uri_check(text, reason, sizeof(reason)) == 0)
-            return 0;
-        mistake(parse, parse->line, "%s = %.100s: %s", key->name, text, reason);
-        return -EALREADY; /* the better complaint was made */
-    default: return -EINVAL;
-    }
-}
-
 static void set_value(struct parse *parse, const struct key *key, struct value *value,
                       const char *text)
 {
-    int error = 0;
+    char reason[LIMIT_REASON_BYTES * 2];
 
     if (value->line > 0) {
         mistake(parse, parse->line, "%s is given again, first in line %u: keep one of them",
@@ -324,27 +143,34 @@ static void set_value(struct parse *parse, const struct key *key, struct value *
         return;
     }
     value->line = parse->line;
-    switch (key->kind) {
-    case KEY_BOOL: error = parse_bool(text, &value->number); break;
-    case KEY_NUMBER: error = parse_number(text, key->min, key->max, &value->number); break;
-    case KEY_LEVEL: error = parse_level(text, &value->number); break;
-    default:
-        error = check_text(parse, key, text);
-        if (error < 0)
-            break;
+    if (config_value_read(key, text, &value->number, reason, sizeof(reason)) < 0) {
+        if (text[0] == '\0')
+            mistake(parse, parse->line, "%s has no value: %s", key->name, reason);
+        else
+            mistake(parse, parse->line, "%s = %.100s: %s%s", key->name, text, reason,
+                    strstr(text, " #") ? " (a comment after a value starts with ;)" : "");
+    } else if (config_value_is_text(key)) {
         value->text = strdup(text);
         if (!value->text)
             parse->error = -ENOMEM;
     }
-    if (error < 0 && error != -EALREADY)
-        bad_value(parse, key, text);
+}
+
+static void add_export(struct parse *parse, struct section *disk, const char *text)
+{
+    if (disk->export_count == LIMIT_PATHS)
+        mistake(parse, parse->line, "more than %d exports for one disk: leave this one out",
+                LIMIT_PATHS);
+    else
+        set_value(parse, &config_disk_keys[DISK_EXPORT], &disk->exports[disk->export_count++],
+                  text);
 }
 
 static int on_key(void *arg, const char *section, const char *name, const char *text)
 {
     struct parse *parse = arg;
     const bool in_disk = parse->where == IN_DISK;
-    const struct key *keys = in_disk ? disk_keys : gateway_keys;
+    const struct key *keys = in_disk ? config_disk_keys : config_gateway_keys;
     const size_t count = in_disk ? (size_t)DISK_KEYS : (size_t)GATEWAY_KEYS;
     struct section *to = in_disk ? &parse->disks[parse->disk_count - 1] : &parse->gateway;
 
@@ -359,10 +185,13 @@ static int on_key(void *arg, const char *section, const char *name, const char *
     if (parse->where == IN_UNKNOWN)
         return 1;
     for (size_t i = 0; i < count; i++) {
-        if (strcmp(keys[i].name, name) == 0) {
+        if (strcmp(keys[i].name, name) != 0)
+            continue;
+        if (in_disk && i == DISK_EXPORT)
+            add_export(parse, to, text);
+        else
             set_value(parse, &keys[i], &to->value[i], text);
-            return 1;
-        }
+        return 1;
     }
     unknown_key(parse, name);
     return 1;
@@ -370,23 +199,65 @@ static int on_key(void *arg, const char *section, const char *name, const char *
 
 /* -- sections ------------------------------------------------------------------------------ */
 
-static void check_disk(struct parse *parse, const struct section *disk)
+/* Of two servers with a cache each, one that was left keeps old data, and writes it later. */
+static void check_paths(struct parse *parse, const struct section *disk)
 {
-    const struct value *uri = &disk->value[DISK_EXPORT];
+    const struct value *same = &disk->value[DISK_PATHS];
+    const struct value *coherent = &disk->value[DISK_COHERENT];
+
+    if (disk->export_count == 0)
+        mistake(parse, disk->line, "[disk %s] has no export: add export = nbd://HOST/EXPORT",
+                disk->name);
+    if (disk->export_count > 1 && same->line == 0 && coherent->number == 0)
+        mistake(parse, disk->exports[1].line,
+                "a second export for [disk %s]: add paths = same-server if they are addresses of "
+                "one server process, or coherent = yes if no server keeps a cache of its own (else "
+                "one that was left would write old data back later), or keep one export",
+                disk->name);
+    if (same->line > 0 && coherent->number != 0)
+        mistake(parse, same->line > coherent->line ? same->line : coherent->line,
+                "paths = same-server means one server and coherent = yes several: keep the one "
+                "that is true");
+    for (unsigned i = 1; i < disk->export_count; i++)
+        for (unsigned j = 0; j < i; j++) {
+            const struct value *a = &disk->exports[j];
+            const struct value *b = &disk->exports[i];
+
+            if (a->text && b->text && config_uri_identity(a->text) == config_uri_identity(b->text))
+                mistake(parse, b->line, "the same export as in line %u: keep one of them", a->line);
+        }
+}
+
+static bool is_encrypted(const struct value *uri)
+{
+    return uri->text && strncmp(uri->text, "nbds", 4) == 0;
+}
+
+static void check_tls(struct parse *parse, const struct section *disk)
+{
     const struct value *psk = &disk->value[DISK_TLS_PSK_FILE];
     const struct value *certificates = &disk->value[DISK_TLS_CERTIFICATES];
     const struct value *username = &disk->value[DISK_TLS_USERNAME];
+    const struct value *plain = NULL;
+    const struct value *encrypted = NULL;
 
-    if (uri->line == 0)
-        mistake(parse, disk->line, "[disk %s] has no export: add export = nbd://HOST/EXPORT",
-                disk->name);
-    if (uri->text && strncmp(uri->text, "nbds", 4) != 0)
-        for (size_t i = DISK_TLS_CERTIFICATES; i <= DISK_TLS_USERNAME; i++)
-            if (disk->value[i].line > 0)
-                mistake(parse, disk->value[i].line,
-                        "%s, but the export in line %u is not encrypted: write nbds:// (or "
-                        "nbds+unix://) there, or leave this key out",
-                        disk_keys[i].name, uri->line);
+    for (unsigned i = disk->export_count; i-- > 0;) {
+        if (is_encrypted(&disk->exports[i]))
+            encrypted = &disk->exports[i];
+        else if (disk->exports[i].text)
+            plain = &disk->exports[i];
+    }
+    for (size_t i = DISK_TLS_CERTIFICATES; plain && !encrypted && i <= DISK_TLS_USERNAME; i++)
+        if (disk->value[i].line > 0)
+            mistake(parse, disk->value[i].line,
+                    "%s, but the export in line %u is not encrypted: write nbds:// (or "
+                    "nbds+unix://) there, or leave this key out",
+                    config_disk_keys[i].name, plain->line);
+    if (plain && encrypted)
+        mistake(parse, plain->line,
+                "the export in line %u is encrypted and this one is not: whoever cuts that one off "
+                "could read along here; write nbds:// (or nbds+unix://) for all or for none",
+                encrypted->line);
     if (psk->line > 0 && certificates->line > 0)
         mistake(parse, psk->line > certificates->line ? psk->line : certificates->line,
                 "tls-certificates and tls-psk-file for one disk: keep the one its server uses");
@@ -397,8 +268,10 @@ static void check_disk(struct parse *parse, const struct section *disk)
 
 static void end_section(struct parse *parse)
 {
-    if (parse->where == IN_DISK)
-        check_disk(parse, &parse->disks[parse->disk_count - 1]);
+    if (parse->where == IN_DISK) {
+        check_paths(parse, &parse->disks[parse->disk_count - 1]);
+        check_tls(parse, &parse->disks[parse->disk_count - 1]);
+    }
     parse->where = IN_UNKNOWN;
 }
 
@@ -412,7 +285,7 @@ static void start_disk(struct parse *parse, const char *name)
     }
     if (name[0] == '\0')
         mistake(parse, parse->line, "a disk without a name: write [disk NAME]");
-    else if (!is_name(name, "._-"))
+    else if (!config_is_name(name, "._-"))
         mistake(parse, parse->line,
                 "[disk %.100s]: a name is made of letters, digits and any of . _ -", name);
     for (size_t i = 0; i < parse->disk_count; i++) {
@@ -632,18 +505,6 @@ out:
     return error;
 }
 
-static long number_or(const struct value *value, long otherwise)
-{
-    return value->line > 0 ? value->number : otherwise;
-}
-
-static unsigned cpus_up_to(long most)
-{
-    const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-
-    return (unsigned)(cpus < 1 ? 1 : cpus > most ? most : cpus);
-}
-
 /* The one check across sections, so it waits for the file's end. */
 static void check_workers(struct parse *parse, unsigned workers)
 {
@@ -652,74 +513,27 @@ static void check_workers(struct parse *parse, unsigned workers)
     for (size_t i = 0; i < parse->disk_count; i++) {
         const struct value *worker = &parse->disks[i].value[DISK_WORKER];
 
-        if (worker->number < (long)workers)
+        if (worker->number < (long long)workers)
             continue;
         if (line > 0)
             mistake(parse, worker->line,
-                    "worker = %ld, but line %u says workers = %u: write a "
+                    "worker = %lld, but line %u says workers = %u: write a "
                     "number from 0 to %u",
                     worker->number, line, workers, workers - 1);
         else
             mistake(parse, worker->line,
-                    "worker = %ld, but this machine gets %u workers: write a "
+                    "worker = %lld, but this machine gets %u workers: write a "
                     "number from 0 to %u, or workers = in [gateway]",
                     worker->number, workers, workers - 1);
     }
-}
-
-/* Takes the texts out of `from`. */
-static void make_disk(struct section *from, struct config_disk *ret_disk)
-{
-    const struct value *value = from->value;
-
-    *ret_disk = (struct config_disk){
-        .name = from->name,
-        .export_uri = value[DISK_EXPORT].text,
-        .tls_certificates = value[DISK_TLS_CERTIFICATES].text,
-        .tls_psk_file = value[DISK_TLS_PSK_FILE].text,
-        .tls_username = value[DISK_TLS_USERNAME].text,
-        .readonly = value[DISK_READ_ONLY].number != 0,
-        .accept_volatile = value[DISK_ACCEPT_VOLATILE].number != 0,
-        .shared = value[DISK_SHARED].number != 0,
-        .worker = (int)number_or(&value[DISK_WORKER], -1),
-    };
-    *from = (struct section){0};
-}
-
-static int make_config(struct parse *parse, unsigned workers, struct config **ret_config)
-{
-    const struct value *value = parse->gateway.value;
-    struct config *config = calloc(1, sizeof(*config));
-
-    if (!config)
-        return -ENOMEM;
-    config->workers = workers;
-    config->allow_uri = value[GATEWAY_ALLOW_URI].number != 0;
-    config->domid = (uint16_t)value[GATEWAY_DOMID].number;
-    config->connect_timeout_ms =
-        (uint32_t)number_or(&value[GATEWAY_CONNECT_TIMEOUT], LIMIT_CONNECT_MS / 1000) * 1000;
-    config->queues = (uint32_t)number_or(&value[GATEWAY_QUEUES], cpus_up_to(LIMIT_QUEUES));
-    config->ring_page_order = (uint32_t)number_or(&value[GATEWAY_RING_ORDER], LIMIT_RING_ORDER);
-    config->indirect_segments = (uint32_t)number_or(&value[GATEWAY_INDIRECT], LIMIT_SEGMENTS);
-    config->log_level = (int)number_or(&value[GATEWAY_LOG_LEVEL], LOG_LEVEL_INFO);
-    config->lock_path =
-        strdup(value[GATEWAY_LOCK].text ? value[GATEWAY_LOCK].text : "/run/blkgate/lock");
-    config->disks = calloc(parse->disk_count + 1, sizeof(*config->disks)); /* none: not NULL */
-    if (!config->lock_path || !config->disks) {
-        config_free(config);
-        return -ENOMEM;
-    }
-    config->disk_count = parse->disk_count;
-    for (size_t i = 0; i < config->disk_count; i++)
-        make_disk(&parse->disks[i], &config->disks[i]);
-    *ret_config = config;
-    return 0;
 }
 
 static void section_free(struct section *section)
 {
     for (size_t i = 0; i < SECTION_KEYS; i++)
         free(section->value[i].text);
+    for (unsigned i = 0; i < section->export_count; i++)
+        free(section->exports[i].text);
     free(section->name);
 }
 
@@ -745,109 +559,16 @@ int config_load(const char *path, void (*complain)(void *arg, const char *text),
     if (&ini_max_line && ini_max_line < LIMIT_CONFIG_LINE_BYTES)
         ini_max_line = LIMIT_CONFIG_LINE_BYTES;
     parse_text(&parse, text, bytes);
-    workers = (unsigned)number_or(&parse.gateway.value[GATEWAY_WORKERS], cpus_up_to(4));
-    if (workers > 0) /* 0: the file gave a wrong number, which was complained about */
+    workers = config_tree_workers(&parse.gateway);
+    if (workers > 0)
         check_workers(&parse, workers);
     if (parse.error < 0)
         error = cannot_read(&parse, parse.error);
     else if (parse.mistakes > 0)
         error = -EINVAL;
     else
-        error = make_config(&parse, workers, ret_config);
+        error = config_tree_make(&parse.gateway, parse.disks, parse.disk_count, ret_config);
     parse_free(&parse);
     free(text);
     return error;
-}
-
-/* -- the tree ------------------------------------------------------------------------------ */
-
-static void disk_clear(struct config_disk *disk)
-{
-    free(disk->name);
-    free(disk->export_uri);
-    free(disk->tls_certificates);
-    free(disk->tls_psk_file);
-    free(disk->tls_username);
-}
-
-void config_free(struct config *config)
-{
-    if (!config)
-        return;
-    for (size_t i = 0; i < config->disk_count; i++)
-        disk_clear(&config->disks[i]);
-    free(config->disks);
-    free(config->lock_path);
-    free(config);
-}
-
-static const char *yes_no(bool value)
-{
-    return value ? "yes" : "no";
-}
-
-static void print_text(FILE *out, enum disk_key key, const char *value)
-{
-    if (value)
-        fprintf(out, "%s = %s\n", disk_keys[key].name, value);
-}
-
-void config_print(const struct config *config, FILE *out)
-{
-    fprintf(out, "[gateway]\nworkers = %u\nallow-uri = %s\nlock = %s\ndomid = %u\n",
-            config->workers, yes_no(config->allow_uri), config->lock_path, config->domid);
-    fprintf(out, "connect-timeout = %u\nlog-level = %s\n", config->connect_timeout_ms / 1000,
-            level_names[config->log_level]);
-    fprintf(out, "queues = %u\nring-page-order = %u\nindirect-segments = %u\n", config->queues,
-            config->ring_page_order, config->indirect_segments);
-    for (size_t i = 0; i < config->disk_count; i++) {
-        const struct config_disk *disk = &config->disks[i];
-
-        fprintf(out, "\n[disk %s]\nexport = %s\nread-only = %s\n", disk->name, disk->export_uri,
-                yes_no(disk->readonly));
-        fprintf(out, "accept-volatile = %s\nshared = %s\n", yes_no(disk->accept_volatile),
-                yes_no(disk->shared));
-        if (disk->worker >= 0)
-            fprintf(out, "worker = %d\n", disk->worker);
-        print_text(out, DISK_TLS_CERTIFICATES, disk->tls_certificates);
-        print_text(out, DISK_TLS_PSK_FILE, disk->tls_psk_file);
-        print_text(out, DISK_TLS_USERNAME, disk->tls_username);
-    }
-}
-
-const struct config_disk *config_disk_find(const struct config *config, const char *name)
-{
-    for (size_t i = 0; i < config->disk_count; i++)
-        if (strcmp(config->disks[i].name, name) == 0)
-            return &config->disks[i];
-    return NULL;
-}
-
-int config_disk_from_uri(const char *uri, struct config_disk **ret_disk)
-{
-    char reason[LIMIT_REASON_BYTES];
-    struct config_disk *disk = NULL;
-
-    if (config_uri_check(uri, reason, sizeof(reason)) < 0)
-        return -EINVAL;
-    disk = calloc(1, sizeof(*disk));
-    if (!disk)
-        return -ENOMEM;
-    disk->name = strdup(uri);
-    disk->export_uri = strdup(uri);
-    disk->worker = -1;
-    if (!disk->name || !disk->export_uri) {
-        config_disk_free(disk);
-        return -ENOMEM;
-    }
-    *ret_disk = disk;
-    return 0;
-}
-
-void config_disk_free(struct config_disk *disk)
-{
-    if (!disk)
-        return;
-    disk_clear(disk);
-    free(disk);
 }

@@ -1,6 +1,6 @@
 /*
- * disk: a guest disk's life: opening, connecting, growing, losing its server, closing. What it does
- * with requests is in disk_turn.c.
+ * disk: a guest disk's life: opening, connecting, closing, giving up. Its sessions with the server
+ * are in disk_session.c, what it does with requests in disk_turn.c.
  */
 #include "gateway/disk.h"
 
@@ -10,8 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
 
+#include "gateway/config.h"
 #include "gateway/disk_private.h"
+#include "gateway/faults.h"
 #include "gateway/queue.h"
 
 static const char *const state_names[] = {
@@ -23,14 +27,15 @@ static const char *const state_names[] = {
 #define TO(name) (1u << STATE_##name)
 static const unsigned state_successors[STATE_COUNT] = {
     [STATE_CLOSED] = TO(OPENING),
-    [STATE_OPENING] = TO(READY) | TO(LOST) | TO(CLOSED),
-    [STATE_READY] = TO(CONNECTED) | TO(REFUSED) | TO(LOST) | TO(CLOSED),
+    [STATE_OPENING] = TO(READY) | TO(REFUSED) | TO(LOST) | TO(DRAINING) | TO(CLOSED),
+    [STATE_READY] = TO(CONNECTED) | TO(REFUSED) | TO(LOST) | TO(DRAINING) | TO(CLOSED),
     [STATE_REFUSED] = TO(CLOSED),
-    [STATE_CONNECTED] = TO(LOST) | TO(DRAINING),
-    [STATE_LOST] = TO(FAILING) | TO(DRAINING),
-    [STATE_FAILING] = TO(DRAINING),
+    [STATE_CONNECTED] = TO(LOST) | TO(DRAINING) | TO(SUSPENDING),
+    [STATE_LOST] = TO(FAILING) | TO(DRAINING) | TO(SUSPENDING),
+    [STATE_FAILING] = TO(DRAINING) | TO(SUSPENDING),
     [STATE_DRAINING] = TO(FLUSHING) | TO(CLOSED),
     [STATE_FLUSHING] = TO(CLOSED),
+    [STATE_SUSPENDING] = TO(CLOSED),
 };
 
 /* -- small things -- */
@@ -52,7 +57,7 @@ static void set_state(struct disk *disk, enum disk_state state)
 static void publish(struct disk *disk, enum disk_phase phase, const char *reason)
 {
     struct disk_report report = {
-        .life = disk->life, .phase = phase, .properties = disk->properties};
+        .life = disk->life, .phase = phase, .stale = disk->stale, .properties = disk->properties};
 
     snprintf(report.reason, sizeof report.reason, "%s", reason);
     disklink_publish(disk->link, &report);
@@ -65,7 +70,8 @@ static bool has_rings(const struct disk *disk)
     case STATE_LOST:
     case STATE_FAILING:
     case STATE_DRAINING:
-    case STATE_FLUSHING: return true;
+    case STATE_FLUSHING:
+    case STATE_SUSPENDING: return true;
     default: return false;
     }
 }
@@ -81,97 +87,263 @@ void disk_give_up(struct disk *disk, const char *reason)
     snprintf(disk->lost_reason, sizeof disk->lost_reason, "%s", reason);
 }
 
-/* By its server: the connection went, or nothing durable can be had of it any more. */
-void disk_lose_server(struct disk *disk, const char *reason)
+static void on_hold_timeout(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
-    disk->server_gone = true;
+    struct disk *disk = timer->data;
+    char reason[LIMIT_REASON_BYTES];
+
+    (void)loop;
+    (void)events;
+    snprintf(reason, sizeof reason, "no server for %u s (on-loss): %.140s",
+             disk->spec->config->hold_ms / 1000, disk->away_reason);
     disk_give_up(disk, reason);
 }
 
-/* -- what the target says -- */
-
-static void on_target_ready(void *arg, const struct disk_properties *properties)
+/* Its rings are not ours any more, and it does not say so: the vbd begins a new life. */
+void disk_is_stale(struct disk *disk)
 {
-    struct disk *disk = arg;
-
-    disk->properties = *properties;
-    disk->flush_kind = target_flush_kind(disk->target);
-    disk->target_ready = true;
+    if (disk->stale)
+        return;
+    disk->stale = true;
+    log_info(disk->name, "the guest has made its rings anew");
+    if (disk->state == STATE_CONNECTED)
+        publish(disk, DISK_CONNECTED, "");
     disk_activate(disk);
 }
 
-static void on_target_lost(void *arg, const char *reason)
+/* -- life: opening -- */
+
+enum { FLAG_READONLY = 1, FLAG_DISCARD = 2, FLAG_FLUSH_SHIFT = 4 };
+
+static struct journal_identity identity_of(const struct disk *disk, const struct disk_order *order)
 {
-    disk_lose_server(arg, reason);
+    return (struct journal_identity){
+        .device_nonce = order->device_nonce,
+        .export_id = config_disk_identity(disk->spec->config),
+        .export_bytes = disk->properties.capacity_sectors * LIMIT_SECTOR_BYTES,
+        .domid = disk->spec->domid,
+        .handle = disk->spec->devid,
+        .flags = (disk->properties.readonly ? FLAG_READONLY : 0u) |
+                 (disk->properties.discard ? FLAG_DISCARD : 0u) |
+                 (uint32_t)disk->flush_kind << FLAG_FLUSH_SHIFT,
+    };
 }
 
-static void on_target_completed(void *arg, struct nbdcmd *cmd)
+/* What the guest was told, as the file has it. */
+static void recall_properties(struct disk *disk)
 {
-    struct disk *disk = arg;
-    struct request *request;
+    const struct journal_identity *identity = &keep_journal(disk->keep)->identity;
 
-    if (cmd == &disk->own_flush) {
-        if (cmd->error == 0 && disk->own_flush_covers_bytes > disk->flushed_bytes)
-            disk->flushed_bytes = disk->own_flush_covers_bytes;
-        else if (cmd->error != 0 && cmd->error != -ENOTCONN)
-            disk_lose_server(disk, "the server failed a flush");
-        disk->own_flush_sent = false;
-        disk_activate(disk);
+    disk->properties = (struct disk_properties){
+        .capacity_sectors = identity->export_bytes / LIMIT_SECTOR_BYTES,
+        .readonly = identity->flags & FLAG_READONLY,
+        .discard = identity->flags & FLAG_DISCARD,
+        .physical_sector_bytes = LIMIT_SECTOR_BYTES,
+        .discard_granularity_bytes = LIMIT_SECTOR_BYTES,
+    };
+    disk->flush_kind = (enum target_flush)(identity->flags >> FLAG_FLUSH_SHIFT & 3);
+    disk->properties.flush = disk->flush_kind == TARGET_FLUSH_COMMAND;
+}
+
+static bool is_this_device(const struct disk *disk, const struct disk_order *order)
+{
+    const struct journal_identity *found = &keep_journal(disk->keep)->identity;
+
+    return found->device_nonce == order->device_nonce && found->domid == disk->spec->domid &&
+           found->handle == disk->spec->devid;
+}
+
+static bool is_this_export(const struct disk *disk)
+{
+    return config_disk_reaches(disk->spec->config, keep_journal(disk->keep)->identity.export_id);
+}
+
+static void refuse_life(struct disk *disk, const char *reason)
+{
+    set_state(disk, STATE_REFUSED);
+    publish(disk, DISK_REFUSED, reason);
+}
+
+static void set_timer(struct disk *disk, uint32_t timeout_ms)
+{
+    ev_timer_set(&disk->close_timer, timeout_ms / 1000., 0.);
+    ev_timer_start(disk->home->loop, &disk->close_timer);
+}
+
+static int open_kept_file(struct disk *disk, char *reason)
+{
+    return keep_open(disk->spec->keep_path, disk->spec->config->fence_time_ms, &disk->keep, reason);
+}
+
+/* What is kept is of no use any more; what a lost server may still write is not over by that. */
+static void drop_file(struct disk *disk)
+{
+    if (disk->keep)
+        disk->haunted_by |= keep_parked(disk->keep);
+    keep_remove(disk->keep);
+    disk->keep = NULL;
+}
+
+/* Of a disk that an earlier life of the daemon served. -errno and a reason: it is not to be
+ * touched.
+ */
+static int resume_life(struct disk *disk, const struct disk_order *order, char *reason)
+{
+    const bool no_journal = fault_is("no-journal");
+    int err = open_kept_file(disk, reason);
+
+    if (err < 0 && err != -ENOENT)
+        return err;
+    if (err == 0 && (no_journal || !is_this_device(disk, order)))
+        drop_file(disk); /* of a device that is no more */
+    if (!disk->keep) {
+        disk->must_idle = !no_journal;
+        return 0;
+    }
+    if (!is_this_export(disk)) {
+        snprintf(reason, LIMIT_REASON_BYTES,
+                 "the configuration names another export than the one "
+                 "that the guest is connected to");
+        return -ESTALE;
+    }
+    disk->resumed = true;
+    recall_properties(disk);
+    return 0;
+}
+
+/* A frontend that begins anew: of an earlier life only what is not flushed matters. */
+static int begin_life(struct disk *disk, const struct disk_order *order, char *reason)
+{
+    int err = open_kept_file(disk, reason);
+
+    if (err == -EWOULDBLOCK)
+        return err;
+    if (err < 0 && err != -ENOENT)
+        log_warning(disk->name, "%s: it is made anew", reason);
+    if (err < 0)
+        return 0;
+    if (is_this_device(disk, order) && is_this_export(disk)) {
+        journal_disconnect(keep_journal(disk->keep));
+        keep_adopted(disk->keep);
+        return 0;
+    }
+    if (is_this_device(disk, order) && !keep_is_flushed(disk->keep))
+        log_warning(disk->name,
+                    "%llu bytes that were not flushed belong to another export than the "
+                    "configuration names now: they are dropped",
+                    (unsigned long long)keep_unflushed_bytes(disk->keep));
+    drop_file(disk);
+    return 0;
+}
+
+/* Another daemon has the disk: it is looked at again and again, and nothing is touched before it is
+ * free. */
+static void wait_for_file(struct disk *disk)
+{
+    if (!disk->file_busy)
+        log_error(disk->name, "another blkgated serves it, though it has another lock file: this "
+                              "one waits until that one has ended");
+    disk->file_busy = true;
+    set_timer(disk, LIMIT_BUSY_MS);
+}
+
+static void start_life(struct disk *disk, const struct disk_order *order)
+{
+    char reason[LIMIT_REASON_BYTES];
+    struct target_past past;
+    int err = order->resume ? resume_life(disk, order, reason) : begin_life(disk, order, reason);
+
+    if (err == -EWOULDBLOCK) {
+        wait_for_file(disk);
         return;
     }
-    request = container_of(cmd, struct request, cmd);
-    disk_request_completed(disk, request, cmd->error);
+    disk->file_busy = false;
+    if (err < 0) {
+        refuse_life(disk, reason);
+        return;
+    }
+    disk->target_ready = disk->resumed;
+    past = (struct target_past){
+        .told = disk->resumed,
+        .properties = disk->properties,
+        .flush = disk->flush_kind,
+        .crashed = disk->keep || disk->haunted_by,
+    };
+    err = target_open(disk->home->loop, disk->home->mailbox, disk->spec, &past,
+                      &disk_target_handler, disk, &disk->target);
+    if (err < 0)
+        disk_give_up(disk, strerror(-err));
+    else if (disk->resumed)
+        disk_session_hold(disk);
 }
 
-/* Only the size may differ, and only upwards: the guest was told the rest and will not ask again.
- * (How it flushes is the target's to judge.) */
-static const char *judge_growth(const struct disk_properties *now,
-                                const struct disk_properties *found)
+static void open_life(struct disk *disk, const struct disk_order *order)
 {
-    if (found->capacity_sectors < now->capacity_sectors)
-        return "the export has become smaller: the disk stays as it is";
-    if (found->readonly != now->readonly || found->discard != now->discard)
-        return "the export offers other features than before: the disk stays as it is";
-    return NULL;
-}
-
-static void on_target_probed(void *arg, const struct disk_properties *properties,
-                             const char *reason)
-{
-    struct disk *disk = arg;
-
-    if (properties)
-        reason = judge_growth(&disk->properties, properties);
-    if (reason)
-        log_warning(disk->name, "not resized: %s", reason);
-    if (properties && !reason && properties->capacity_sectors > disk->properties.capacity_sectors)
-        disk->growing = true; /* see step_growing */
-    else
-        target_probe_drop(disk->target);
-    disk_activate(disk);
-}
-
-static const struct target_handler target_handler = {on_target_ready, on_target_lost,
-                                                     on_target_completed, on_target_probed};
-
-/* -- life: opening, connecting, closing -- */
-
-static void open_life(struct disk *disk, uint32_t life)
-{
-    int err;
-
-    disk->life = life;
-    disk->target_ready = disk->given_up = disk->server_gone = false;
-    disk->written_bytes = disk->flushed_bytes = 0;
-    disk->own_flush_sent = disk->growing = false;
+    disk->life = order->life;
+    disk->target_ready = disk->given_up = disk->file_busy = false;
+    disk->resumed = disk->must_idle = disk->stale = false;
+    disk_session_reset(disk);
     memset(&disk->properties, 0, sizeof disk->properties);
     set_state(disk, STATE_OPENING);
     publish(disk, DISK_OPENING, "");
-    err = target_open(disk->home->loop, disk->home->mailbox, disk->spec, &target_handler, disk,
-                      &disk->target);
-    if (err < 0)
-        disk_lose_server(disk, strerror(-err));
+    start_life(disk, order);
 }
+
+/* Can the file that an earlier life of the device left go on in this one? */
+static bool fits(const struct disk *disk, const struct disk_order *order,
+                 const struct journal_identity *identity)
+{
+    const struct journal *journal = keep_journal(disk->keep);
+
+    return journal->identity.flags == identity->flags &&
+           journal->identity.export_bytes <= identity->export_bytes &&
+           journal->layout.geometry.entry_count >= order->entry_count;
+}
+
+/* From READY on there is a kept file. -EAGAIN: not before a lost server can do no more. */
+static int have_file(struct disk *disk, const struct disk_order *order,
+                     char reason[static LIMIT_REASON_BYTES])
+{
+    const struct journal_identity identity = identity_of(disk, order);
+
+    if (disk->keep && fits(disk, order, &identity)) {
+        journal_grow_export(keep_journal(disk->keep), identity.export_bytes);
+        return 0;
+    }
+    if (disk->keep && !keep_is_flushed(disk->keep)) {
+        snprintf(reason, LIMIT_REASON_BYTES,
+                 "writes are kept for this export, and it is not what "
+                 "it was: smaller, or with other features");
+        return -ESTALE;
+    }
+    drop_file(disk);
+    if (disk->haunted_by)
+        return -EAGAIN;
+    return keep_create(disk->spec->keep_path, order->entry_count, !disk->properties.readonly,
+                       &identity, &disk->keep, reason);
+}
+
+static void step_opening(struct disk *disk, const struct disk_order *order)
+{
+    char reason[LIMIT_REASON_BYTES];
+    int err;
+
+    if (disk->file_busy && !ev_is_active(&disk->close_timer))
+        start_life(disk, order);
+    if (!disk->target_ready || disk->state != STATE_OPENING)
+        return;
+    err = disk->resumed ? 0 : have_file(disk, order, reason);
+    if (err == -EAGAIN)
+        return;
+    if (err < 0) {
+        refuse_life(disk, reason);
+        return;
+    }
+    set_state(disk, STATE_READY);
+    publish(disk, DISK_READY, "");
+}
+
+/* -- life: connecting -- */
 
 static void on_signalled(void *arg)
 {
@@ -179,15 +351,15 @@ static void on_signalled(void *arg)
 }
 
 /* Invariant 6. A page never used costs no memory. */
-static bool make_reserve(struct disk *disk)
+static int make_reserve(struct disk *disk)
 {
     void *memory = mmap(NULL, LIMIT_RESERVE_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (memory == MAP_FAILED)
-        return false;
+        return -errno;
     disk->reserve = memory;
-    return true;
+    return 0;
 }
 
 static void close_queues(struct disk *disk)
@@ -200,14 +372,8 @@ static void close_queues(struct disk *disk)
     disk->reserve = NULL;
 }
 
-static void refuse_rings(struct disk *disk, const char *reason)
-{
-    close_queues(disk);
-    set_state(disk, STATE_REFUSED);
-    publish(disk, DISK_REFUSED, reason);
-}
-
-static void connect_rings(struct disk *disk, const struct disk_order *order)
+static int open_queues(struct disk *disk, const struct disk_order *order, char *reason,
+                       size_t reason_bytes)
 {
     struct queue_place place = {
         .grants = disk->home->grants,
@@ -217,7 +383,138 @@ static void connect_rings(struct disk *disk, const struct disk_order *order)
         .signalled = on_signalled,
         .arg = disk,
     };
-    char reason[LIMIT_REASON_BYTES];
+    int err = make_reserve(disk);
+
+    if (err < 0)
+        snprintf(reason, reason_bytes, "out of memory");
+    for (uint32_t i = 0; err == 0 && i < order->queue_count && i < LIMIT_QUEUES; i++) {
+        err = queue_open(&place, &order->queue[i], &disk->queues[i], reason, reason_bytes);
+        disk->queue_count += err == 0;
+    }
+    return err;
+}
+
+static uint64_t make_nonce(void)
+{
+    uint64_t nonce = 0;
+
+    while (nonce == 0)
+        if (getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
+            nonce = (uint64_t)(uintptr_t)&nonce ^ (uint64_t)time(NULL) << 32;
+    return nonce;
+}
+
+/* Rings that the guest has just made. */
+static int begin_rings(struct disk *disk, const struct disk_order *order, char *reason,
+                       size_t reason_bytes)
+{
+    struct journal *journal = keep_journal(disk->keep);
+    struct journal_connection connection = {.abi = order->abi, .queue_count = disk->queue_count};
+    uint32_t rsp_prod[LIMIT_QUEUES];
+    int err;
+
+    for (uint32_t i = 0; i < disk->queue_count; i++) {
+        const struct ring_view *view = queue_view(disk->queues[i]);
+        struct journal_ring *ring = &connection.ring[i];
+
+        if (disk->must_idle && view->req_prod != view->rsp_prod) {
+            snprintf(reason, reason_bytes,
+                     "requests may be in flight from before the daemon's "
+                     "end, and there is no kept file that knows of them");
+            return -ESTALE;
+        }
+        rsp_prod[i] = view->rsp_prod;
+        ring->nonce = make_nonce();
+        ring->slots = ring_slots(order->abi, order->queue[i].page_count);
+        ring->event_channel = order->queue[i].event_channel;
+        ring->page_count = order->queue[i].page_count;
+        memcpy(ring->refs, order->queue[i].refs, sizeof ring->refs);
+    }
+    err = journal_connect(journal, &connection, rsp_prod);
+    if (err < 0)
+        snprintf(reason, reason_bytes, "more rings than were offered");
+    for (uint32_t i = 0; err == 0 && i < disk->queue_count; i++)
+        err = queue_start(disk->queues[i], journal, i, connection.ring[i].nonce, reason,
+                          reason_bytes);
+    return err;
+}
+
+/* Requests that an earlier life had taken and not answered, oldest first. */
+static int readopt_requests(struct disk *disk)
+{
+    struct journal *journal = keep_journal(disk->keep);
+    uint32_t *order = calloc(journal->layout.geometry.entry_count, sizeof *order);
+    struct journal_entry entry;
+    uint32_t count;
+
+    if (!order)
+        return -ENOMEM;
+    count = journal_entries_by_age(journal, order);
+    for (uint32_t i = 0; i < count; i++) {
+        journal_entry(journal, order[i], &entry);
+        disk_request_readopted(disk, queue_readopt(disk->queues[entry.queue], order[i]), &entry);
+    }
+    free(order);
+    keep_adopted(disk->keep);
+    return (int)count;
+}
+
+/* Rings that an earlier life of ours served. -ESTALE: the guest has made them anew since. */
+static int resume_rings(struct disk *disk, const struct disk_order *order, char *reason,
+                        size_t reason_bytes)
+{
+    struct journal *journal = keep_journal(disk->keep);
+    struct journal_connection connection;
+    unsigned stale = 0;
+    int err = 0, count;
+
+    journal_connection(journal, &connection);
+    for (uint32_t i = 0; i < disk->queue_count; i++)
+        stale += i >= connection.queue_count ||
+                 queue_view(disk->queues[i])->nonce != connection.ring[i].nonce;
+    if (stale == disk->queue_count)
+        return -ESTALE;
+    if (stale > 0 || connection.queue_count != disk->queue_count || connection.abi != order->abi) {
+        snprintf(reason, reason_bytes, "the rings are not those that the kept file knows");
+        return -EPROTO;
+    }
+    for (uint32_t i = 0; err == 0 && i < disk->queue_count; i++)
+        err = queue_start(disk->queues[i], journal, i, 0, reason, reason_bytes);
+    if (err < 0)
+        return err;
+    count = readopt_requests(disk);
+    if (count < 0) {
+        snprintf(reason, reason_bytes, "out of memory");
+        return count;
+    }
+    for (uint32_t i = 0; i < disk->queue_count; i++)
+        queue_kick(disk->queues[i]);
+    log_info(disk->name, "taken up again: %d requests were in flight, %llu bytes not flushed",
+             count, (unsigned long long)keep_unflushed_bytes(disk->keep));
+    return 0;
+}
+
+static int start_rings(struct disk *disk, const struct disk_order *order, char *reason,
+                       size_t reason_bytes)
+{
+    int err = open_queues(disk, order, reason, reason_bytes);
+
+    if (err < 0)
+        return err;
+    if (disk->resumed) {
+        err = resume_rings(disk, order, reason, reason_bytes);
+        disk->resumed = false; /* once: the next connection of this life is a new one */
+        if (err != -ESTALE)
+            return err;
+        journal_disconnect(keep_journal(disk->keep));
+        keep_adopted(disk->keep);
+    }
+    return begin_rings(disk, order, reason, reason_bytes);
+}
+
+static void connect_rings(struct disk *disk, const struct disk_order *order)
+{
+    char reason[LIMIT_REASON_BYTES] = "";
 
     disk->limits = (struct blkif_limits){
         .capacity_sectors = disk->properties.capacity_sectors,
@@ -226,113 +523,197 @@ static void connect_rings(struct disk *disk, const struct disk_order *order)
         .can_discard = disk->properties.discard && order->discard,
         .indirect_segments = order->indirect_segments,
     };
-    if (!make_reserve(disk)) {
-        refuse_rings(disk, "out of memory");
+    if (start_rings(disk, order, reason, sizeof reason) < 0) {
+        close_queues(disk);
+        refuse_life(disk, reason);
         return;
-    }
-    for (uint32_t i = 0; i < order->queue_count && i < LIMIT_QUEUES; i++) {
-        if (queue_open(&place, &order->queue[i], &disk->queues[i], reason, sizeof reason) < 0) {
-            refuse_rings(disk, reason);
-            return;
-        }
-        disk->queue_count++;
     }
     set_state(disk, STATE_CONNECTED);
     publish(disk, DISK_CONNECTED, "");
 }
 
-static void finish_close(struct disk *disk)
+void disk_has_grown(struct disk *disk, uint64_t capacity_sectors)
 {
-    uint64_t unflushed_bytes = disk->written_bytes - disk->flushed_bytes;
-    char reason[LIMIT_REASON_BYTES] = "";
+    disk->properties.capacity_sectors = capacity_sectors;
+    disk->limits.capacity_sectors = capacity_sectors;
+    if (disk->keep)
+        journal_grow_export(keep_journal(disk->keep), capacity_sectors * LIMIT_SECTOR_BYTES);
+    log_info(disk->name, "has grown to %llu sectors", (unsigned long long)capacity_sectors);
+    if (disk->state == STATE_READY || disk->state == STATE_CONNECTED)
+        publish(disk, disk->state == STATE_READY ? DISK_READY : DISK_CONNECTED, "");
+}
 
-    ev_timer_stop(disk->home->loop, &disk->close_timer);
-    if (unflushed_bytes > 0 && disk->flush_kind != TARGET_FLUSH_NEEDLESS)
-        snprintf(reason, sizeof reason, "%llu bytes that the server had not flushed",
-                 (unsigned long long)unflushed_bytes);
-    close_queues(disk);
+/* -- life: closing -- */
+
+/* Requests that were not answered are no more, but for the kept file. */
+static void forget_requests(struct disk *disk)
+{
+    struct list *node;
+
+    while ((node = list_pop(&disk->requests)))
+        disk_request_forget(disk, container_of(node, struct request, age));
+    disk->copying_out_count = 0;
+}
+
+/* The disk is closed, and yet a lost server may go on writing to it for us: it is not opened again,
+ * here, before that is over. */
+static void leave_haunted(struct disk *disk)
+{
+    if (!disk->target)
+        disk->haunted_by = 0;
+    else if (disk->keep)
+        disk->haunted_by |= keep_parked(disk->keep);
+    if (disk->haunted_by && disk->keep)
+        log_warning(disk->name,
+                    "closed, but its lost server may still do %u writes: until that is "
+                    "out of the question its export is not opened again",
+                    keep_ghosts(disk->keep));
+}
+
+static void exorcise(struct disk *disk)
+{
+    disk->haunted_by = 0;
     target_close(disk->target);
     disk->target = NULL;
+}
+
+static void end_life(struct disk *disk, bool keep_file, const char *reason)
+{
+    struct ev_loop *loop = disk->home->loop;
+
+    ev_timer_stop(loop, &disk->close_timer);
+    ev_timer_stop(loop, &disk->hold_timer);
+    ev_timer_stop(loop, &disk->rest_timer);
+    disk_session_quit(disk); /* before the buffers go that it may be sending from */
+    if (!keep_file)
+        leave_haunted(disk);
+    if (!disk->haunted_by)
+        exorcise(disk);
+    forget_requests(disk);
+    close_queues(disk);
+    if (keep_file)
+        keep_close(disk->keep);
+    else
+        keep_remove(disk->keep);
+    disk->keep = NULL;
     list_remove(&disk->starved);
     set_state(disk, STATE_CLOSED);
     publish(disk, DISK_CLOSED, reason);
 }
 
-static void begin_close(struct disk *disk)
+/* For good: nothing of it will be written again, for from now on it may be open elsewhere. But a
+ * life that never had a server leaves what the one before had kept for the next: the device is the
+ * guest's yet. */
+static void finish_close(struct disk *disk)
+{
+    char reason[LIMIT_REASON_BYTES] = "";
+
+    if (disk->keep && !keep_is_flushed(disk->keep) && !disk->target_ready) {
+        end_life(disk, true, "");
+        return;
+    }
+    if (disk->keep && !keep_is_flushed(disk->keep))
+        snprintf(reason, sizeof reason, "%llu bytes that the server had not flushed",
+                 (unsigned long long)keep_unflushed_bytes(disk->keep));
+    end_life(disk, false, reason);
+}
+
+/* Until the next life of the daemon. */
+static void finish_suspend(struct disk *disk)
+{
+    end_life(disk, true, "");
+}
+
+static void begin_suspend(struct disk *disk)
 {
     if (!has_rings(disk)) {
+        finish_suspend(disk);
+        return;
+    }
+    disk->growing = false;
+    if (disk->target)
+        target_probe_drop(disk->target);
+    set_state(disk, STATE_SUSPENDING);
+    set_timer(disk, LIMIT_SUSPEND_MS);
+}
+
+/* Waits for what the server has, and for a flush; without a server there is nothing to wait for. */
+static void step_suspending(struct disk *disk)
+{
+    bool served =
+        disk->session == SESSION_UP && !disk->given_up && ev_is_active(&disk->close_timer);
+
+    if (served && (!list_empty(&disk->requests) || disk->own_flush_sent))
+        return;
+    if (served && disk->flush_kind == TARGET_FLUSH_COMMAND && disk_flush_by_itself(disk))
+        return;
+    finish_suspend(disk);
+}
+
+/* Does it know of writes that are the server's yet to have, and of a server that fits? */
+static bool has_debts(const struct disk *disk)
+{
+    bool fits = disk->state == STATE_READY || (disk->state == STATE_OPENING && disk->resumed);
+
+    return fits && !disk->given_up && !keep_is_flushed(disk->keep);
+}
+
+static void begin_close(struct disk *disk)
+{
+    if (!has_rings(disk) && !has_debts(disk)) {
         finish_close(disk);
         return;
     }
     /* A last look at rings of a frontend that is still there; after it nothing more is taken. */
     if (disk->state == STATE_CONNECTED)
         disk_take(disk);
-    /* With the connection it has: a larger export found from now on would only stop the drain. */
+    /* A larger export found from now on would only stop the drain. */
     disk->growing = false;
     if (disk->target)
         target_probe_drop(disk->target);
     set_state(disk, STATE_DRAINING);
-    ev_timer_set(&disk->close_timer, (LIMIT_CLOSE_MS - LIMIT_CLOSE_MARGIN_MS) / 1000., 0.);
-    ev_timer_start(disk->home->loop, &disk->close_timer);
+    set_timer(disk, LIMIT_CLOSE_MS - LIMIT_CLOSE_MARGIN_MS);
 }
 
-/* The server did not answer in time: drop it. What it holds comes back as -ENOTCONN. */
+/* The server did not answer in time: it is dropped. What it holds comes back as -ENOTCONN. */
 static void on_close_timeout(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
     struct disk *disk = timer->data;
 
     (void)loop;
     (void)events;
+    disk_activate(disk);
+    if (disk->state == STATE_SUSPENDING || disk->state == STATE_OPENING)
+        return;
     log_warning(disk->name, "the server did not finish in time while the disk was closed: "
                             "its connection is dropped, unanswered requests get ERROR");
-    disk_lose_server(disk, "the server did not finish in time");
-    target_close(disk->target);
-    disk->target = NULL;
-}
-
-static bool needs_own_flush(const struct disk *disk)
-{
-    return disk->written_bytes != disk->flushed_bytes && disk->flush_kind == TARGET_FLUSH_COMMAND;
-}
-
-static bool start_own_flush(struct disk *disk)
-{
-    disk->own_flush_covers_bytes = disk->written_bytes;
-    disk->own_flush_sent = target_flush(disk->target, &disk->own_flush) == 0;
-    return disk->own_flush_sent;
+    disk_give_up(disk, "the server did not finish in time");
+    disk_session_quit(disk);
 }
 
 static void step_draining(struct disk *disk)
 {
-    if (disk->given_up)
+    if (disk->given_up || disk->stale)
         disk_fail_waiting(disk, true);
     if (!list_empty(&disk->requests) || disk->own_flush_sent)
         return;
-    if (!disk->server_gone && needs_own_flush(disk) && start_own_flush(disk))
-        set_state(disk, STATE_FLUSHING);
-    else
+    /* Given up because of its guest, it may have a server yet. */
+    if ((disk->given_up && disk->session != SESSION_UP) || !disk->keep ||
+        keep_is_flushed(disk->keep)) {
         finish_close(disk);
+    } else if (disk_flush_by_itself(disk)) {
+        set_state(disk, STATE_FLUSHING);
+    } /* else: without a server, until there is one, or the timer */
 }
 
-/* Moves to the larger export's connection: when nothing is at the server and all is flushed, since
- * a flush need not cover what another connection wrote. */
-static void step_growing(struct disk *disk)
+/* A loss takes the flush with it. */
+static void step_flushing(struct disk *disk)
 {
-    if (!disk_is_quiet(disk) || disk->own_flush_sent)
+    if (disk->own_flush_sent ||
+        (!disk->given_up && !keep_is_flushed(disk->keep) && !disk_flush_by_itself(disk)))
         return;
-    if (needs_own_flush(disk)) {
-        if (!start_own_flush(disk))
-            disk_lose_server(disk, "the connection went when it was to be flushed");
-        return;
-    }
-    disk->growing = false;
-    target_switch(disk->target);
-    disk->properties.capacity_sectors = target_properties(disk->target)->capacity_sectors;
-    disk->limits.capacity_sectors = disk->properties.capacity_sectors;
-    log_info(disk->name, "has grown to %llu sectors",
-             (unsigned long long)disk->properties.capacity_sectors);
-    publish(disk, disk->state == STATE_READY ? DISK_READY : DISK_CONNECTED, "");
-    disk_activate(disk);
+    if (!disk->own_flush_sent)
+        finish_close(disk);
 }
 
 static void step_lost(struct disk *disk)
@@ -342,40 +723,37 @@ static void step_lost(struct disk *disk)
 }
 
 /* Each state's own events; the vbd's orders come after. */
-static void step_events(struct disk *disk)
+static void step_events(struct disk *disk, const struct disk_order *order)
 {
+    disk_session_step(disk);
     switch (disk->state) {
     case STATE_OPENING:
-        if (disk->target_ready) {
-            set_state(disk, STATE_READY);
-            publish(disk, DISK_READY, "");
-        }
         if (disk->given_up)
             step_lost(disk);
+        else
+            step_opening(disk, order);
         break;
     case STATE_READY:
     case STATE_CONNECTED:
-        if (disk->growing && !disk->given_up)
-            step_growing(disk);
         if (disk->given_up)
             step_lost(disk);
         break;
     case STATE_FAILING: disk_fail_waiting(disk, false); break;
     case STATE_DRAINING: step_draining(disk); break;
-    case STATE_FLUSHING:
-        if (!disk->own_flush_sent)
-            finish_close(disk);
-        break;
+    case STATE_FLUSHING: step_flushing(disk); break;
+    case STATE_SUSPENDING: step_suspending(disk); break;
     default: break;
     }
 }
 
 /* One at a time: an order that comes meanwhile may know of a size that the one before has missed,
- * so it is acted on when that one is done with. */
+ * so it is acted on when that one is done with. Without a session, the next one will tell. */
 static void start_probe(struct disk *disk, uint32_t probe)
 {
-    int err = disk->growing ? -EALREADY : target_probe(disk->target);
+    int err = 0;
 
+    if (disk->session == SESSION_UP)
+        err = disk->growing ? -EALREADY : target_probe(disk->target);
     if (err == -EALREADY)
         return;
     disk->probe = probe;
@@ -385,14 +763,16 @@ static void start_probe(struct disk *disk, uint32_t probe)
 
 static void step_order(struct disk *disk, const struct disk_order *order)
 {
-    bool closing = disk->state == STATE_DRAINING || disk->state == STATE_FLUSHING;
+    bool closing = disk->state == STATE_DRAINING || disk->state == STATE_FLUSHING ||
+                   disk->state == STATE_SUSPENDING;
 
     if (disk->state == STATE_CLOSED) {
-        if (order->life == disk->life)
+        if (order->life == disk->life || disk->haunted_by)
             return;
-        if (order->want < DISK_WANT_CLOSE) {
-            open_life(disk, order->life);
-        } else { /* a life that ended before we saw it begin */
+        exorcise(disk);
+        if (order->want < DISK_WANT_SUSPEND || (order->want == DISK_WANT_CLOSE && order->resume)) {
+            open_life(disk, order);
+        } else { /* a life that ended before we saw it begin, and that had nothing */
             disk->life = order->life;
             publish(disk, DISK_CLOSED, "");
         }
@@ -406,6 +786,8 @@ static void step_order(struct disk *disk, const struct disk_order *order)
         connect_rings(disk, order);
     else if (order->want == DISK_WANT_FAIL && disk->state == STATE_LOST && disk->queue_count > 0)
         set_state(disk, STATE_FAILING);
+    else if (order->want == DISK_WANT_SUSPEND && !closing)
+        begin_suspend(disk);
     else if (order->want >= DISK_WANT_CLOSE && !closing)
         begin_close(disk);
     else if (order->probe != disk->probe &&
@@ -422,6 +804,7 @@ static void disk_destroy(struct disk *disk)
     disklink_current_order(link, &order);
     report.life = order.life;
     disklink_detach(link);
+    exorcise(disk);
     list_remove(&disk->active);
     list_remove(&disk->place);
     list_remove(&disk->starved);
@@ -438,9 +821,10 @@ bool disk_advance(struct disk *disk)
         before = disk->state;
         disklink_current_order(disk->link, &order);
         step_order(disk, &order);
-        step_events(disk);
+        step_events(disk, &order);
     } while (disk->state != before);
-    if (disk->state == STATE_CLOSED && order.want == DISK_WANT_END) {
+    if (disk->state == STATE_CLOSED && order.want == DISK_WANT_END &&
+        (!disk->haunted_by || order.at_once)) {
         disk_destroy(disk);
         return false;
     }
@@ -467,7 +851,9 @@ int disk_create(struct disklink *link, struct disk **ret_disk)
     list_init(&disk->copying_out);
     list_init(&disk->replied);
     ev_init(&disk->close_timer, on_close_timeout);
-    disk->close_timer.data = disk;
+    ev_init(&disk->hold_timer, on_hold_timeout);
+    ev_init(&disk->rest_timer, disk_on_rested);
+    disk->close_timer.data = disk->hold_timer.data = disk->rest_timer.data = disk;
     *ret_disk = disk;
     return 0;
 }

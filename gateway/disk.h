@@ -4,34 +4,51 @@
  * The states (the vbd's side of them is in disklink.h):
  *
  *   CLOSED -> OPENING -> READY -> CONNECTED -> DRAINING -> FLUSHING -> CLOSED
- *                |         |  \       |           |                      ^
- *                |         |   REFUSED|           +----------------------+
- *                +-> LOST <+----------+
- *                     |  \
- *                     v   +-> DRAINING
- *                  FAILING -> DRAINING
+ *                |  \     |  \    |     |          |         ^  |         ^
+ *                |   \    |   v   |     |          +---------|--+---------+
+ *                |    +---|-> REFUSED   +-> SUSPENDING -------|-----------+
+ *                +-> LOST <+------+            ^              |
+ *                     |  \____________________/ \____________/ (LOST, FAILING: DRAINING too)
+ *                     v
+ *                  FAILING
  *
- *   OPENING    the target connects                    no rings
- *   READY      the server answered                    no rings
- *   REFUSED    the rings could not be taken           no rings; waits for CLOSE
- *   CONNECTED  requests are served
- *   LOST       the server is gone, or the guest broke its ring: nothing is taken, nothing that
- *              came back is answered ERROR, until the vbd has shown state 5
+ *   OPENING    the target connects for the first time               no rings
+ *   READY      the server answered, or an earlier life's file tells what it said    no rings
+ *   REFUSED    the rings, or the kept file, could not be taken      no rings; waits for CLOSE
+ *   CONNECTED  requests are served; while there is no server they wait
+ *   LOST       the disk is given up: no server for longer than `on-loss` says, or the guest broke
+ *              its ring. Nothing is taken, nothing that came back is answered ERROR, until the vbd
+ *              has shown state 5
  *   FAILING    reads and writes are answered ERROR; flushes are kept back
  *   DRAINING   no more is taken; everything taken is being answered (a flush that cannot be
- *              honest: last, with BLKIF_FLUSH_LOST)
+ *              honest: last, with BLKIF_FLUSH_LOST); from OPENING or READY, without rings: what an
+ *              earlier life kept is being written
  *   FLUSHING   all answered; our own last flush is at the server
+ *   SUSPENDING the daemon stops: nothing is taken, what the server has comes back and is flushed,
+ * if it does so soon; the rest stays in the kept file for the next life
+ *
+ * Beside them, the session with the server (disk_session.c): DOWN, REPLAYING, UP. Requests start
+ * when it is UP. A session that is lost puts everything that was sent back to PENDING: it is sent
+ * again, the same bytes, in the next one, after what had been answered and not flushed.
  *
  * Invariants:
- *  1. Every request taken is on `requests` (age order) until it is answered, exactly once (law 2).
- *  2. A request is sent only when no older unfinished one overlaps it, unless both read (plan.h).
- *     Nor a flush while an older one is unfinished: one failed, and the other is worth nothing.
+ *  1. Every request taken is on `requests` (age order) until it is answered, exactly once (law 2),
+ *     by this life of the daemon or, if its entry is in the kept file, by a later one.
+ *  2. A request is sent only when no older unfinished one overlaps it, unless both read (plan.h),
+ *     and, if it writes, no ghost does (keep.h, law 9). Nor a flush while another is at the server:
+ *     of two that cover the same writes, which were lost, a server may fail one and complete the
+ *     other.
  *  3. Guest memory is written only from a read that the server completed whole (law 1).
- *  4. While CONNECTED or LOST no flush is answered anything but OKAY (law 6); a server's error on
- *     a flush makes the disk LOST.
- *  5. Rings are mapped exactly from CONNECTED to the end of DRAINING/FLUSHING.
+ *  4. While CONNECTED or LOST no flush is answered anything but OKAY (law 6). It is when the server
+ *     completed a flush that was sent after all it covers was answered, in the same session; or at
+ *     once, when nothing is answered and not flushed. A server's error on a flush ends the session:
+ *     all is written again before the next one.
+ *  5. Rings are mapped exactly from CONNECTED to the end of DRAINING, FLUSHING or SUSPENDING.
  *  6. The oldest request always gets its memory: where the slab has none, from the disk's own
- *     reserve. So every disk goes on, if only by one request at a time, whatever others hold.
+ *     reserve; a write's, from the kept file's floor, after a flush. So every disk goes on, if only
+ *     by one request at a time, whatever others hold.
+ *  7. What is answered OKAY and not flushed is a record in the kept file (law 5), stored before the
+ *     answer; a write is sent from that file's bytes, and, once sent, from no other.
  *
  * The worker runs the steps of a turn over all its active disks, in this order; each step leaves
  * what the next one needs:

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "gateway/config.h"
 #include "gateway/disk_private.h"
 #include "gateway/grants.h"
 #include "gateway/queue.h"
@@ -23,9 +24,20 @@ static void replied(struct disk *disk, struct request *request, int error)
     disk_activate(disk);
 }
 
-static void hold(struct request *request)
+/* Its session went: it is sent again in the next one. What was done of a write is of no worth: the
+ * server may have lost it with its cache, and it is not among what is replayed. */
+static void wait_again(struct disk *disk, struct request *request)
 {
-    request->state = REQUEST_HELD;
+    request->state = REQUEST_PENDING;
+    if (request->blkif.op != BLKIF_DISCARD)
+        request->done_bytes = 0;
+    disk_activate(disk);
+}
+
+/* Are its bytes in the kept file, rather than in the slab? */
+static bool writes_data(const struct request *request)
+{
+    return request->blkif.op == BLKIF_WRITE || request->blkif.op == BLKIF_FLUSH;
 }
 
 static const char *op_name(const struct request *request)
@@ -118,6 +130,32 @@ static void on_taken(void *arg, struct request *request)
     }
 }
 
+/* Its bytes were copied out of the guest by an earlier life, and perhaps sent: only these may be
+ * sent again (law 9), and neither segments nor descriptors are needed any more. */
+static void readopt_write(struct disk *disk, struct request *request,
+                          const struct journal_entry *entry)
+{
+    void *run;
+
+    list_remove(&request->work);
+    request->blkif.sector_count = entry->length_bytes / LIMIT_SECTOR_BYTES;
+    make_pending(request);
+    request->copied = request->flushed = true;
+    request->kept = keep_adopt(disk->keep, entry, &run);
+    request->buffer = request->kept ? request->kept->run : run;
+    request->data = journal_data(keep_journal(disk->keep), entry->data_at_bytes);
+    if (request->kept && request->kept->over) /* done, and not answered any more */
+        replied(disk, request, 0);
+}
+
+void disk_request_readopted(struct disk *disk, struct request *request,
+                            const struct journal_entry *entry)
+{
+    on_taken(disk, request);
+    if (entry->length_bytes > 0 && writes_data(request) && request->state != REQUEST_REPLIED)
+        readopt_write(disk, request, entry);
+}
+
 /* Asks for the descriptors of indirect requests: one copy each, all of a turn in one call. Of no
  * more than can soon be sent: descriptors that took all the memory would wait for ever for some to
  * put their data in. */
@@ -144,9 +182,13 @@ void disk_take(struct disk *disk)
     bool serving = disk->state == STATE_CONNECTED || disk->state == STATE_FAILING;
 
     for (uint32_t i = 0; serving && i < disk->queue_count; i++) {
-        if (queue_must_take(disk->queues[i]) &&
-            queue_take(disk->queues[i], on_taken, disk) == -EPROTO)
+        int err =
+            queue_must_take(disk->queues[i]) ? queue_take(disk->queues[i], on_taken, disk) : 0;
+
+        if (err == -EPROTO)
             disk_give_up(disk, "the guest has broken its ring (requests more than a ring ahead)");
+        else if (err == -ESTALE)
+            disk_is_stale(disk);
     }
     if (disk->state == STATE_FAILING)
         disk_fail_waiting(disk, false);
@@ -178,8 +220,9 @@ void disk_read(struct disk *disk)
 
 /* -- start and send -- */
 
-/* Two flushes are never at the server together: of two that cover the same writes, which were lost,
- * a server may fail one and then, or before, complete the other (law 6). */
+/* Two flushes, our own among them, are never at the server together: of two that cover the same
+ * writes, which were lost, a server may fail one and then, or before, complete the other (law 6).
+ */
 static bool excludes(const struct request *older, const struct request *request)
 {
     if (older->state == REQUEST_REPLIED)
@@ -189,9 +232,20 @@ static bool excludes(const struct request *older, const struct request *request)
     return !plan_compatible(&older->range, &request->range);
 }
 
+/* Would it land where a lost session may still write something else? */
+static bool is_haunted(const struct disk *disk, const struct request *request)
+{
+    return request->range.writes && keep_ghosts(disk->keep) > 0 &&
+           keep_ghost_overlaps(disk->keep, request->range.sector * LIMIT_SECTOR_BYTES,
+                               request->length_bytes, request->blkif.op == BLKIF_DISCARD,
+                               request->kept);
+}
+
 /* Invariant 2, for one request against all older ones. */
 static bool may_start(const struct disk *disk, const struct request *request)
 {
+    if (is_haunted(disk, request))
+        return false;
     list_each (node, &disk->requests) {
         const struct request *older = container_of(node, struct request, age);
 
@@ -208,9 +262,13 @@ static bool may_start(const struct disk *disk, const struct request *request)
 static bool give_buffer(struct disk *disk, struct request *request)
 {
     uint32_t offset = request->segs[0].first_sect * (uint32_t)LIMIT_SECTOR_BYTES;
+    size_t bytes = offset + request->length_bytes;
 
-    request->buffer =
-        get_memory(disk, request, offset + request->length_bytes, disk->reserve + LIMIT_PAGE_BYTES);
+    if (request->buffer)
+        return true;
+    request->buffer = writes_data(request)
+                          ? keep_alloc(disk->keep, bytes)
+                          : get_memory(disk, request, bytes, disk->reserve + LIMIT_PAGE_BYTES);
     if (!request->buffer)
         return false;
     request->data = (uint8_t *)request->buffer + offset;
@@ -232,13 +290,50 @@ static void collect_copies(struct disk *disk, struct request *request,
     }
 }
 
+/* The record that a write has as a whole, a discard for each chunk. False: there is none now. */
+static bool have_record(struct disk *disk, struct request *request, uint32_t chunk_bytes)
+{
+    bool trim = request->blkif.op == BLKIF_DISCARD;
+    uint64_t at_bytes = request->range.sector * LIMIT_SECTOR_BYTES;
+
+    if (request->kept)
+        return true;
+    if (trim)
+        request->kept = kept_add(disk->keep, JOURNAL_TRIM, false, at_bytes + request->done_bytes,
+                                 chunk_bytes, NULL, NULL);
+    else
+        request->kept =
+            kept_add(disk->keep, JOURNAL_WRITE, disk->flush_kind == TARGET_FLUSH_NEEDLESS, at_bytes,
+                     (uint32_t)request->length_bytes, request->data, request->buffer);
+    return request->kept != NULL;
+}
+
+static int send_command(struct disk *disk, struct request *request)
+{
+    uint64_t at_bytes = request->range.sector * LIMIT_SECTOR_BYTES + request->done_bytes;
+
+    if (request->blkif.op == BLKIF_DISCARD)
+        return target_trim(disk->target, &request->cmd, request->chunk_bytes, at_bytes);
+    if (request->blkif.op == BLKIF_READ)
+        return target_read(disk->target, &request->cmd, request->data + request->done_bytes,
+                           request->chunk_bytes, at_bytes);
+    return target_write(disk->target, &request->cmd, request->data + request->done_bytes,
+                        request->chunk_bytes, at_bytes);
+}
+
+/* The server has answered what was sent of it, one way or the other. */
+static void returned(struct disk *disk, struct request *request)
+{
+    if (request->kept && request->kept->out > 0)
+        kept_returned(disk->keep, request->kept);
+}
+
 /* Sends the next chunk of a request. -ENOTCONN: the loss will be told; it waits for what follows.
  */
 static void send_chunk(struct disk *disk, struct request *request)
 {
     bool trim = request->blkif.op == BLKIF_DISCARD;
     uint64_t left_bytes = request->length_bytes - request->done_bytes;
-    uint64_t at_bytes = request->range.sector * LIMIT_SECTOR_BYTES + request->done_bytes;
     uint32_t chunk_bytes = target_command_max_bytes(disk->target, trim);
     int err;
 
@@ -246,19 +341,24 @@ static void send_chunk(struct disk *disk, struct request *request)
         chunk_bytes = request->chunk_max_bytes;
     if (chunk_bytes > left_bytes)
         chunk_bytes = (uint32_t)left_bytes;
+    if (request->range.writes && !have_record(disk, request, chunk_bytes)) {
+        request->state = REQUEST_PENDING; /* until a flush has given some back */
+        disk_flush_by_itself(disk);
+        return;
+    }
+    if (trim && request->kept && chunk_bytes > request->kept->length_bytes)
+        chunk_bytes = request->kept->length_bytes;
     request->chunk_bytes = chunk_bytes;
     request->state = REQUEST_SENT;
-    if (trim)
-        err = target_trim(disk->target, &request->cmd, chunk_bytes, at_bytes);
-    else if (request->blkif.op == BLKIF_READ)
-        err = target_read(disk->target, &request->cmd, request->data + request->done_bytes,
-                          chunk_bytes, at_bytes);
-    else
-        err = target_write(disk->target, &request->cmd, request->data + request->done_bytes,
-                           chunk_bytes, at_bytes);
+    if (request->kept && request->kept->out == 0)
+        kept_sent(disk->keep, request->kept);
+    err = send_command(disk, request);
+    if (err == 0)
+        return;
+    returned(disk, request);
     if (err == -ENOTCONN)
-        hold(request);
-    else if (err < 0)
+        wait_again(disk, request);
+    else
         replied(disk, request, err);
 }
 
@@ -274,26 +374,28 @@ static void flush_done(struct disk *disk, struct request *request)
     disk_activate(disk);
 }
 
+/* With nothing that it would cover it is done, whether there is a server or not: what was answered
+ * is either durable or kept. */
 static void start_flush(struct disk *disk, struct request *request)
 {
-    char reason[LIMIT_REASON_BYTES];
     int err;
 
-    if (disk->flush_kind == TARGET_FLUSH_NEEDLESS) {
+    if (disk->flush_kind != TARGET_FLUSH_COMMAND || keep_is_flushed(disk->keep)) {
         flush_done(disk, request);
         return;
     }
-    request->flush_covers_bytes = disk->written_bytes;
+    if (!disk_may_send(disk) || disk->own_flush_sent)
+        return;
+    request->flush_mark = keep_flush_mark(disk->keep);
     request->state = REQUEST_SENT;
+    disk->flush_sent = true;
     err = target_flush(disk->target, &request->cmd);
     if (err == 0)
         return;
-    hold(request);
-    if (err != -ENOTCONN) { /* else the loss will be told, and why */
-        snprintf(reason, sizeof reason, "the server's connection takes no flush: %s",
-                 strerror(-err));
-        disk_lose_server(disk, reason);
-    }
+    disk->flush_sent = false;
+    wait_again(disk, request);
+    if (err != -ENOTCONN) /* else the loss will be told, and why */
+        target_give_up_session(disk->target, "its connection takes no flush");
 }
 
 /* False: nothing more can start in this turn. */
@@ -303,12 +405,17 @@ static bool start_one(struct disk *disk, struct request *request)
         start_flush(disk, request);
         return true;
     }
-    if (request->blkif.op == BLKIF_DISCARD) {
+    if (!disk_may_send(disk) || !target_has_room(disk->target, disk->copying_out_count))
+        return true; /* but a flush that needs nobody may be behind it */
+    if (request->blkif.op == BLKIF_DISCARD || request->copied) {
         send_chunk(disk, request);
         return true;
     }
-    if (!give_buffer(disk, request))
+    if (!give_buffer(disk, request)) {
+        if (writes_data(request))
+            disk_flush_by_itself(disk); /* then there is room again */
         return false;
+    }
     if (request->blkif.op == BLKIF_READ) {
         send_chunk(disk, request);
     } else {
@@ -324,7 +431,9 @@ void disk_start(struct disk *disk)
 {
     unsigned looked_at = 0;
 
-    if ((disk->state != STATE_CONNECTED && disk->state != STATE_DRAINING) || disk->growing)
+    if ((disk->state != STATE_CONNECTED && disk->state != STATE_DRAINING &&
+         disk->state != STATE_SUSPENDING) ||
+        disk->given_up || disk->stale)
         return;
     list_each (node, &disk->requests) {
         struct request *request = container_of(node, struct request, age);
@@ -332,9 +441,7 @@ void disk_start(struct disk *disk)
         /* What is beyond waits: those before it finish without it (plan.h). */
         if (looked_at++ == LIMIT_LOOKAHEAD_REQUESTS)
             return;
-        if (disk->given_up || !target_has_room(disk->target, disk->copying_out_count))
-            return;
-        if (request->state == REQUEST_PENDING && may_start(disk, request) &&
+        if (request->state == REQUEST_PENDING && !request->resting && may_start(disk, request) &&
             !start_one(disk, request))
             return;
     }
@@ -347,10 +454,13 @@ void disk_send(struct disk *disk)
     while ((node = list_pop(&disk->copying_out))) {
         struct request *request = container_of(node, struct request, work);
 
-        if (request->error != 0)
+        if (request->error != 0) {
             replied(disk, request, request->error);
-        else
-            send_chunk(disk, request);
+            continue;
+        }
+        queue_copied(request->queue, request, keep_data_at(disk->keep, request->data));
+        request->copied = true;
+        send_chunk(disk, request);
     }
     disk->copying_out_count = 0;
     if (disk->target)
@@ -365,27 +475,19 @@ bool disk_is_quiet(const struct disk *disk)
         if (request->state == REQUEST_SENT || request->state == REQUEST_COPYING_OUT)
             return false;
     }
-    return true;
+    return disk->replay_out == 0;
 }
 
 /* -- completions -- */
 
 static void flush_completed(struct disk *disk, struct request *request, int error)
 {
-    char reason[LIMIT_REASON_BYTES];
-
-    /* After one flush that failed, success proves nothing: lost data is reported once. */
-    if (error == 0 && !disk->server_gone) {
-        if (request->flush_covers_bytes > disk->flushed_bytes)
-            disk->flushed_bytes = request->flush_covers_bytes;
+    disk->flush_sent = false;
+    disk_flush_over(disk, request->flush_mark, error);
+    if (error == 0)
         flush_done(disk, request);
-        return;
-    }
-    hold(request);
-    if (error != 0 && error != -ENOTCONN) {
-        snprintf(reason, sizeof reason, "the server failed a flush: %s", strerror(-error));
-        disk_lose_server(disk, reason);
-    }
+    else
+        wait_again(disk, request);
 }
 
 /* What the protocol lets a server say of a command that is too long for it. */
@@ -403,24 +505,58 @@ static uint32_t shorter(uint32_t chunk_bytes)
     return (pages ? pages : 1) * LIMIT_COMMAND_FLOOR_BYTES;
 }
 
+/* The errors of `on-error = retry`: of storage that is full, or being repaired. */
+static bool may_pass(int error)
+{
+    return error == -ENOSPC || error == -EIO || error == -ENOMEM || error == -ETIMEDOUT;
+}
+
+static void rest(struct disk *disk, struct request *request)
+{
+    wait_again(disk, request);
+    request->resting = true;
+    if (ev_is_active(&disk->rest_timer))
+        return;
+    log_limited(&disk->log_server, LOG_LEVEL_WARNING, disk->name,
+                "the server fails requests; they are tried again, and again (on-error = retry)");
+    ev_timer_set(&disk->rest_timer, LIMIT_REST_MS / 1000., 0.);
+    ev_timer_start(disk->home->loop, &disk->rest_timer);
+}
+
+void disk_on_rested(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+    struct disk *disk = timer->data;
+
+    (void)loop;
+    (void)events;
+    list_each (node, &disk->requests)
+        container_of(node, struct request, age)->resting = false;
+    disk_activate(disk);
+}
+
 static void chunk_failed(struct disk *disk, struct request *request, int error)
 {
     uint64_t at_sector = request->range.sector + request->done_bytes / LIMIT_SECTOR_BYTES;
     bool trim = request->blkif.op == BLKIF_DISCARD;
 
-    if (error == -ENOTCONN) {
-        hold(request);
+    if (error == -ENOTCONN) { /* still out: a ghost, when the loss is told */
+        wait_again(disk, request);
         return;
     }
+    returned(disk, request);
     if (error == -ESHUTDOWN) { /* the server is leaving: as good as gone */
-        hold(request);
-        disk_lose_server(disk, "the server is shutting down");
+        wait_again(disk, request);
+        target_give_up_session(disk->target, "it is shutting down");
         return;
     }
     if (may_be_too_long(request, error)) {
         request->too_long |= error != -ENOMEM; /* which it may have again for the next one */
         request->chunk_max_bytes = shorter(request->chunk_bytes);
         send_chunk(disk, request);
+        return;
+    }
+    if (disk->spec->config->retry_errors && may_pass(error)) {
+        rest(disk, request);
         return;
     }
     if (trim && error == -ENOTSUP)
@@ -430,6 +566,15 @@ static void chunk_failed(struct disk *disk, struct request *request, int error)
                 op_name(request), request->chunk_bytes, (unsigned long long)at_sector,
                 strerror(-error), request->status == BLKIF_OKAY ? "ERROR" : "EOPNOTSUPP");
     replied(disk, request, error);
+}
+
+/* A discard's chunk is a record of its own: one record could not hold all of it. */
+static void chunk_done(struct disk *disk, struct request *request)
+{
+    returned(disk, request);
+    kept_done(disk->keep, request->kept, disk->flush_kind != TARGET_FLUSH_COMMAND);
+    kept_release(disk->keep, request->kept);
+    request->kept = NULL;
 }
 
 void disk_request_completed(struct disk *disk, struct request *request, int error)
@@ -442,13 +587,16 @@ void disk_request_completed(struct disk *disk, struct request *request, int erro
         chunk_failed(disk, request, error);
         return;
     }
-    if (request->range.writes && request->blkif.op != BLKIF_DISCARD)
-        disk->written_bytes += request->chunk_bytes;
     request->done_bytes += request->chunk_bytes;
+    if (request->blkif.op == BLKIF_DISCARD)
+        chunk_done(disk, request);
     if (request->done_bytes < request->length_bytes) {
         send_chunk(disk, request);
         return;
     }
+    returned(disk, request);
+    if (request->kept)
+        kept_done(disk->keep, request->kept, disk->flush_kind != TARGET_FLUSH_COMMAND);
     /* All of it was good in shorter chunks, so it was their length: no more of the long ones. */
     if (request->too_long)
         target_learn_max(disk->target, request->blkif.op == BLKIF_DISCARD,
@@ -463,7 +611,8 @@ void disk_collect(struct disk *disk)
     list_each (node, &disk->replied) {
         struct request *request = container_of(node, struct request, work);
 
-        if (request->error == 0 && request->blkif.op == BLKIF_READ)
+        /* Its pages may be another kernel's by now. */
+        if (request->error == 0 && request->blkif.op == BLKIF_READ && !disk->stale)
             collect_copies(disk, request, GRANTS_TO_GUEST);
     }
 }
@@ -480,17 +629,45 @@ static enum blkif_status final_status(struct disk *disk, const struct request *r
     return request->status != BLKIF_OKAY ? request->status : BLKIF_ERROR;
 }
 
+/* What a write leaves behind: OKAY, a record that keeps its bytes; ERROR, at most a ghost. */
+static void leave_record(struct disk *disk, struct request *request)
+{
+    bool records_run = request->kept && request->error == 0;
+
+    if (records_run)
+        kept_release(disk->keep, request->kept);
+    else if (request->kept)
+        kept_refused(disk->keep, request->kept);
+    if (!records_run)
+        keep_free(disk->keep, request->buffer);
+    request->kept = NULL;
+    request->buffer = NULL;
+}
+
 /* True if others can have what there was. */
 static bool free_memory(struct disk *disk, struct request *request)
 {
-    bool freed = put_memory(disk, request->buffer, disk->reserve + LIMIT_PAGE_BYTES,
-                            LIMIT_RESERVE_BYTES - LIMIT_PAGE_BYTES);
+    bool freed;
 
+    if (request->kept || (writes_data(request) && request->buffer))
+        leave_record(disk, request);
+    freed = put_memory(disk, request->buffer, disk->reserve + LIMIT_PAGE_BYTES,
+                       LIMIT_RESERVE_BYTES - LIMIT_PAGE_BYTES);
     freed |= put_memory(disk, request->descriptors, disk->reserve, LIMIT_PAGE_BYTES);
     disk->descriptors_count -= request->descriptors != NULL;
     request->buffer = request->descriptors = NULL;
     request->segs = NULL;
     return freed;
+}
+
+/* Not answered, and not by us any more: its entry, record and bytes stay in the kept file. */
+void disk_request_forget(struct disk *disk, struct request *request)
+{
+    list_remove(&request->work);
+    if (writes_data(request))
+        request->buffer = NULL;
+    request->kept = NULL;
+    (void)free_memory(disk, request);
 }
 
 void disk_answer(struct disk *disk)
@@ -517,8 +694,7 @@ void disk_answer(struct disk *disk)
 
 static bool is_waiting(const struct request *request)
 {
-    return request->state == REQUEST_PENDING || request->state == REQUEST_HELD ||
-           request->state == REQUEST_UNREAD;
+    return request->state == REQUEST_PENDING || request->state == REQUEST_UNREAD;
 }
 
 /* Is a read or write still at a server that lives, though it fails flushes? */

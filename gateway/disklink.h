@@ -8,24 +8,35 @@
  *
  * A *life* is one opening of the disk, numbered by the vbd. It goes
  *
- *      order OPEN ------> report OPENING, then READY (the server answered: properties are valid)
- *                                          or  LOST (it could not be reached or used: reason)
+ *      order OPEN ------> report OPENING, then READY (properties are valid)
+ *                                          or  LOST (the server cannot be reached or used: reason)
+ *                                          or  REFUSED (what an earlier life kept: reason)
  *      order CONNECT ---> report CONNECTED (the rings are served)
  *                                          or  REFUSED (they cannot be mapped or bound: reason)
- *      (the server goes)  report LOST: requests in flight are held, unanswered, until
+ *      (given up) ------> report LOST: requests in flight are held, unanswered, until
  *      order FAIL ------> reads and writes are answered ERROR, flushes are kept back
+ *      order SUSPEND ---> for a stop of the daemon: wait for the server a little, answer what it
+ *                         did, leave the rest to the kept file, unmap: report CLOSED
  *      order CLOSE -----> answer all, drain, flush, unmap, disconnect: report CLOSED, within
- *                         LIMIT_CLOSE_MS whatever the server does
+ *                         LIMIT_CLOSE_MS whatever the server does. The kept file is no more.
  *      order END -------> as CLOSE, then report ENDED: the worker has forgotten the disk, and the
- *                         vbd may destroy the link
+ *                         vbd may destroy the link. Only when a lost server can do no more writes
+ *                         of this disk's, unless it is to be `at_once`.
+ *
+ * An OPEN with `resume` is for a frontend that is connected to what an earlier daemon served: it is
+ * READY at once, by the kept file, whether there is a server or not, and after CONNECT the requests
+ * that were in flight are answered. Without a file it is as any other OPEN, but then CONNECT is
+ * REFUSED if requests may be in flight.
  *
  * Rules: orders of a life come in that order and may skip; a new OPEN (life + 1) comes only after
  * CLOSED of the life before; nothing comes after END. A report of an older life than the order's
- * is stale, and is read as "not there yet". CLOSE and END are legal at any time.
+ * is stale, and is read as "not there yet". SUSPEND, CLOSE and END are legal at any time.
  *
- * A larger export: an order whose `probe` was raised makes the disk ask its server, by a connection
- * of its own; if the export has grown, the disk moves to that connection and reports the phase it
- * is in again, with the new capacity. Nothing else may change, and nothing shrinks.
+ * A server that is lost is the disk's own affair: no report tells of it.
+ *
+ * A larger export: an order whose `probe` was raised makes the disk ask its server. If the export
+ * has grown, or is found to have in a later session, the disk reports the phase it is in again,
+ * with the new capacity. Nothing else may change, and nothing shrinks.
  *
  * Law 6 makes FAIL a step of its own: the vbd first shows backend state 5, so that Linux marks the
  * disk dead, and only then does anything in flight come back with an error.
@@ -48,6 +59,8 @@ struct disklink_spec {
     char name[96];                    /* for the log: "5/xvda (root)" */
     const struct config_disk *config; /* export and its options */
     uint16_t domid;                   /* the frontend's domain */
+    uint32_t devid;                   /* the virtual device */
+    char keep_path[LIMIT_PATH_BYTES]; /* of its kept file */
     bool readonly;                    /* mode `r`, or the config says so */
     uint32_t connect_timeout_ms;
 };
@@ -56,6 +69,7 @@ enum disk_want {
     DISK_WANT_OPEN,
     DISK_WANT_CONNECT,
     DISK_WANT_FAIL,
+    DISK_WANT_SUSPEND,
     DISK_WANT_CLOSE,
     DISK_WANT_END,
 };
@@ -70,6 +84,11 @@ struct disk_order {
     uint32_t life;
     enum disk_want want;
     uint32_t probe; /* raised: look whether the export has grown (READY, CONNECTED) */
+    bool at_once;   /* END: the daemon stops, nobody will open the export again here */
+    /* for OPEN: */
+    uint64_t device_nonce; /* this life of the device (blkgate-device) */
+    uint32_t entry_count;  /* requests that the rings offered may have in flight */
+    bool resume;           /* a frontend is connected to what an earlier daemon served */
     /* for CONNECT: */
     enum blkif_abi abi;
     uint16_t indirect_segments; /* as published; 0: no INDIRECT */
@@ -100,6 +119,7 @@ struct disk_properties {
 struct disk_report {
     uint32_t life;
     enum disk_phase phase;
+    bool stale; /* CONNECTED: the guest has made its rings anew, and waits for a new life */
     struct disk_properties properties; /* from READY on */
     char reason[LIMIT_REASON_BYTES];   /* LOST, REFUSED: why; CLOSED: "" or what was not flushed */
 };

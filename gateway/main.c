@@ -13,6 +13,9 @@
 
 #include "gateway/backend.h"
 #include "gateway/config.h"
+#include "gateway/fence.h"
+#include "gateway/keep.h"
+#include "gateway/keepdir.h"
 #include "gateway/lock.h"
 #include "gateway/log.h"
 #include "gateway/options.h"
@@ -46,7 +49,7 @@ static void wait_for_stop(const sigset_t *signals, struct backend *backend)
 
         if (number == SIGTERM || number == SIGINT) {
             log_info(NULL,
-                     "stopping by %s: disks are drained and flushed first, %d s at most "
+                     "stopping by %s: servers get the time to answer and flush, %d s at most "
                      "(another signal changes nothing)",
                      signal_name(number), LIMIT_STOP_MS / 1000);
             return;
@@ -69,6 +72,19 @@ static void log_late_signals(const sigset_t *signals)
         log_info(NULL, "%s came during the stop and was ignored", signal_name(number));
 }
 
+static int prepare_keep(const struct config *config)
+{
+    char reason[1280];
+    int error = keepdir_prepare(config->keep_dir, reason, sizeof(reason));
+
+    if (error < 0)
+        log_error(NULL, "not started: %s", reason);
+    else if (!keepdir_fits(config->keep_dir, config->memory_bytes, reason, sizeof(reason)))
+        log_warning(NULL, "%s", reason);
+    keep_set_budget(config->memory_bytes);
+    return error;
+}
+
 static int serve(const struct config *config, const sigset_t *signals)
 {
     struct worker *workers[LIMIT_WORKERS];
@@ -83,6 +99,8 @@ static int serve(const struct config *config, const sigset_t *signals)
         log_error(NULL, "not started: %s", reason);
         return EXIT_SYSTEM;
     }
+    if (prepare_keep(config) < 0)
+        goto stop_workers;
     for (; started < config->workers; started++) {
         error = worker_start(started, &workers[started]);
         if (error < 0) {
@@ -103,11 +121,11 @@ static int serve(const struct config *config, const sigset_t *signals)
     sd_notifyf(0, "READY=1\nSTATUS=%zu disks configured, %u workers", config->disk_count,
                config->workers);
     wait_for_stop(signals, backend);
-    sd_notify(0, "STOPPING=1\nSTATUS=draining and flushing disks");
+    sd_notify(0, "STOPPING=1\nSTATUS=waiting for servers to answer and flush");
     if (backend_stop(backend) < 0) {
         log_error(NULL,
-                  "some disks could not be drained in %d s: they are left as after a crash, "
-                  "and held at the next start",
+                  "some disks could not be stopped in %d s: they are left as after a crash, "
+                  "and the next start takes them up",
                   LIMIT_STOP_MS / 1000);
         _exit(EXIT_SYSTEM); /* workers still use what would be freed */
     }
@@ -117,6 +135,7 @@ stop_workers:
     while (started > 0)
         worker_stop(workers[--started]);
     resolve_drain();
+    fence_drain();
     log_late_signals(signals);
     close(lock);
     if (status == EXIT_DONE)
@@ -127,6 +146,7 @@ stop_workers:
 static void set_signals(sigset_t *ret_waited)
 {
     signal(SIGPIPE, SIG_IGN); /* before libxenstore, which sets back what it found */
+    signal(SIGCHLD, SIG_DFL); /* ignored, as by some parents, it hides how a fence program ended */
     sigemptyset(ret_waited);
     sigaddset(ret_waited, SIGTERM);
     sigaddset(ret_waited, SIGINT);
@@ -139,6 +159,7 @@ int main(int argc, char **argv)
     struct options options;
     struct config *config = NULL;
     void (*complain)(void *arg, const char *text) = NULL;
+    char reason[1280];
     sigset_t signals;
     int status = options_parse(argc, argv, &options);
 
@@ -152,6 +173,8 @@ int main(int argc, char **argv)
         complain(NULL, "the configuration has no [disk NAME] and allow-uri = no: nothing can be "
                        "attached");
     if (options.check) {
+        if (!keepdir_fits(config->keep_dir, config->memory_bytes, reason, sizeof(reason)))
+            complain(NULL, reason);
         config_print(config, stdout);
         status = options_print_done();
     } else {

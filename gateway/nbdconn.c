@@ -2,11 +2,15 @@
 
 #include <errno.h>
 #include <ev.h>
+#include <fcntl.h>
 #include <libnbd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "proto/limits.h"
 
@@ -15,10 +19,12 @@ enum { ABORT_STEPS = 1000 }; /* one is enough in practice; a bound on a loop ove
 struct nbdconn {
     struct nbd_handle *nbd;
     struct ev_loop *loop;
+    int fd; /* of the same socket as libnbd's own, and outlives that; the one the loop watches */
     struct ev_io io;
     const struct nbdconn_handler *handler;
     void *arg;
-    struct list done; /* completed, not yet handed out */
+    struct list begun; /* in flight, oldest first */
+    struct list done;  /* completed, not yet handed out */
     uint32_t in_flight;
     uint64_t completions; /* ever: how on_io sees that a reply came */
     bool closing;         /* lost() will not run any more */
@@ -35,6 +41,7 @@ static int on_complete(void *user_data, int *error)
     cmd->error = -*error;
     conn->in_flight--;
     conn->completions++;
+    list_remove(&cmd->link);
     list_append(&conn->done, &cmd->link);
     return 1; /* retired: its cookie is never asked for */
 }
@@ -68,7 +75,7 @@ static void settle(struct nbdconn *conn)
     if (events == (conn->io.events & (EV_READ | EV_WRITE)) && ev_is_active(&conn->io))
         return;
     ev_io_stop(conn->loop, &conn->io);
-    ev_io_set(&conn->io, nbd_aio_get_fd(conn->nbd), events);
+    ev_io_set(&conn->io, conn->fd, events);
     if (events)
         ev_io_start(conn->loop, &conn->io);
 }
@@ -118,25 +125,51 @@ static void on_io(struct ev_loop *loop, struct ev_io *io, int events)
     nbdconn_deliver(conn);
 }
 
+/* A dead peer must not look like a slow one for ever; libnbd sets none of these. */
+static void keep_alive(int fd)
+{
+    const int on = 1, idle_s = 10, interval_s = 5, count = 3;
+    const unsigned unacknowledged_ms = LIMIT_UNACKNOWLEDGED_MS;
+
+    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0)
+        return;
+    /* These fail on unix sockets, which need none of them. */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged_ms,
+                     sizeof unacknowledged_ms);
+}
+
 int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
                    const struct nbdconn_handler *handler, void *arg, struct nbdconn **ret_conn)
 {
     struct nbdconn *conn = calloc(1, sizeof *conn);
+    int err = -ENOMEM;
 
-    if (!conn) {
-        nbd_close(nbd);
-        return -ENOMEM;
+    if (!conn)
+        goto fail;
+    conn->fd = fcntl(nbd_aio_get_fd(nbd), F_DUPFD_CLOEXEC, 0);
+    if (conn->fd < 0) {
+        err = -errno;
+        goto fail;
     }
+    keep_alive(conn->fd);
     conn->nbd = nbd;
     conn->loop = loop;
     conn->handler = handler;
     conn->arg = arg;
+    list_init(&conn->begun);
     list_init(&conn->done);
-    ev_io_init(&conn->io, on_io, nbd_aio_get_fd(nbd), 0);
+    ev_io_init(&conn->io, on_io, conn->fd, 0);
     conn->io.data = conn;
     settle(conn);
     *ret_conn = conn;
     return 0;
+fail:
+    free(conn);
+    nbd_close(nbd);
+    return err;
 }
 
 /* What every command does before and after its libnbd call. */
@@ -144,17 +177,20 @@ static nbd_completion_callback begin(struct nbdconn *conn, struct nbdcmd *cmd)
 {
     cmd->conn = conn;
     cmd->error = -EINPROGRESS;
+    cmd->begun = ev_now(conn->loop);
+    list_append(&conn->begun, &cmd->link);
     conn->in_flight++;
     return (nbd_completion_callback){.callback = on_complete, .user_data = cmd};
 }
 
-static int began(struct nbdconn *conn, int64_t cookie)
+static int began(struct nbdconn *conn, struct nbdcmd *cmd, int64_t cookie)
 {
     int err = 0;
 
     if (cookie < 0) { /* not started: no callback came nor will */
         err = nbd_get_errno() ? -nbd_get_errno() : -EIO;
         remember_reason(conn);
+        list_remove(&cmd->link);
         conn->in_flight--;
     } else if (!nbd_aio_is_dead(conn->nbd) && !nbd_aio_is_closed(conn->nbd)) {
         unwedge(conn);
@@ -169,7 +205,7 @@ int nbdconn_read(struct nbdconn *conn, struct nbdcmd *cmd, void *buffer, uint32_
 {
     if (conn->dead)
         return -ENOTCONN;
-    return began(conn,
+    return began(conn, cmd,
                  nbd_aio_pread(conn->nbd, buffer, length_bytes, offset_bytes, begin(conn, cmd), 0));
 }
 
@@ -178,8 +214,9 @@ int nbdconn_write(struct nbdconn *conn, struct nbdcmd *cmd, const void *buffer,
 {
     if (conn->dead)
         return -ENOTCONN;
-    return began(conn, nbd_aio_pwrite(conn->nbd, buffer, length_bytes, offset_bytes,
-                                      begin(conn, cmd), fua ? LIBNBD_CMD_FLAG_FUA : 0));
+    return began(conn, cmd,
+                 nbd_aio_pwrite(conn->nbd, buffer, length_bytes, offset_bytes, begin(conn, cmd),
+                                fua ? LIBNBD_CMD_FLAG_FUA : 0));
 }
 
 int nbdconn_trim(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t length_bytes,
@@ -187,14 +224,15 @@ int nbdconn_trim(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t length_bytes
 {
     if (conn->dead)
         return -ENOTCONN;
-    return began(conn, nbd_aio_trim(conn->nbd, length_bytes, offset_bytes, begin(conn, cmd), 0));
+    return began(conn, cmd,
+                 nbd_aio_trim(conn->nbd, length_bytes, offset_bytes, begin(conn, cmd), 0));
 }
 
 int nbdconn_flush(struct nbdconn *conn, struct nbdcmd *cmd)
 {
     if (conn->dead)
         return -ENOTCONN;
-    return began(conn, nbd_aio_flush(conn->nbd, begin(conn, cmd), 0));
+    return began(conn, cmd, nbd_aio_flush(conn->nbd, begin(conn, cmd), 0));
 }
 
 void nbdconn_deliver(struct nbdconn *conn)
@@ -215,14 +253,34 @@ uint32_t nbdconn_in_flight(const struct nbdconn *conn)
     return conn->in_flight;
 }
 
+double nbdconn_oldest(const struct nbdconn *conn)
+{
+    return list_empty(&conn->begun) ? 0.
+                                    : container_of(conn->begun.next, struct nbdcmd, link)->begun;
+}
+
+/* Puts a socket whose other end is closed in the place of libnbd's. */
+static void cut_off(struct nbdconn *conn)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+        shutdown(conn->fd, SHUT_RDWR); /* out of descriptors: then it is this socket that dies */
+        return;
+    }
+    close(pair[1]);
+    dup3(pair[0], nbd_aio_get_fd(conn->nbd), O_CLOEXEC);
+    close(pair[0]);
+}
+
 /* Quirk 4: one uniform death. */
-static void abort_connection(struct nbdconn *conn)
+static void drive_to_death(struct nbdconn *conn)
 {
     for (int i = 0; i < ABORT_STEPS; i++) {
         if (nbd_aio_is_dead(conn->nbd) || nbd_aio_is_closed(conn->nbd))
             break;
         if (i == 0)
-            shutdown(nbd_aio_get_fd(conn->nbd), SHUT_RDWR);
+            cut_off(conn);
         if (nbd_aio_get_direction(conn->nbd) & LIBNBD_AIO_DIRECTION_READ)
             nbd_aio_notify_read(conn->nbd);
         else
@@ -230,17 +288,24 @@ static void abort_connection(struct nbdconn *conn)
     }
 }
 
+int nbdconn_park(struct nbdconn *conn)
+{
+    int fd = conn->fd;
+
+    conn->closing = true;
+    ev_io_stop(conn->loop, &conn->io);
+    drive_to_death(conn);
+    nbdconn_deliver(conn);
+    nbd_close(conn->nbd);
+    free(conn);
+    return fd;
+}
+
 void nbdconn_destroy(struct nbdconn *conn)
 {
     if (!conn)
         return;
-    conn->closing = true;
-    ev_io_stop(conn->loop, &conn->io);
     if (conn->in_flight == 0 && nbd_aio_is_ready(conn->nbd))
         nbd_aio_disconnect(conn->nbd, 0);
-    else
-        abort_connection(conn);
-    nbdconn_deliver(conn);
-    nbd_close(conn->nbd);
-    free(conn);
+    close(nbdconn_park(conn));
 }

@@ -8,16 +8,19 @@
  *  3. notify_read on an idle handle with nothing to read leaves it in a state in which new commands
  *     are queued and never sent; a second notify_read heals it.
  *  4. nbd_close does not complete what is in flight (before 1.18): the handle is first driven to
- *     its death by shutting the socket down, which completes everything with ENOTCONN.
+ *     its death, which completes everything with ENOTCONN. Not by shutting its socket down: what
+ *     the server still does can only be seen on a socket that is open (see parked.h). So we hold a
+ *     second descriptor of it, and put a dead socket in the place of libnbd's own.
  *  5. A server's error value is per command; a socket's error is only in nbd_get_error, at once,
  *     on the same thread.
  *  6. Auto-retired callbacks skip libnbd's own check for short reads with structured replies:
  *     resolve asked for simple ones, which cannot be short.
  *
  * Each command completes exactly once, with 0, the server's error, or -ENOTCONN when the connection
- * went. lost() runs once, after the last completion. Neither runs from within a call that starts a
- * command: both only from nbdconn_deliver, which the loop's watcher and the owner call.
- * A command's buffer belongs to libnbd until its completion.
+ * went (with the server having done it, or doing it later, or not). lost() runs once, after the
+ * last completion. Neither runs from within a call that starts a command: both only from
+ * nbdconn_deliver, which the loop's watcher and the owner call. A command's buffer belongs to
+ * libnbd until its completion.
  */
 #ifndef BLKGATE_GATEWAY_NBDCONN_H
 #define BLKGATE_GATEWAY_NBDCONN_H
@@ -33,9 +36,10 @@ struct nbdconn;
 
 /* Embedded in what is waiting for it; the caller's until it is started. */
 struct nbdcmd {
-    struct list link; /* private */
+    struct list link; /* private: among those in flight, oldest first, then among those completed */
     struct nbdconn *conn;
-    int error; /* at completion: 0 or -errno */
+    double begun; /* the loop's time when it was started */
+    int error;    /* at completion: 0 or -errno */
 };
 
 struct nbdconn_handler {
@@ -61,10 +65,17 @@ void nbdconn_deliver(struct nbdconn *conn);
 
 uint32_t nbdconn_in_flight(const struct nbdconn *conn);
 
+/* When the oldest command in flight was started; 0: there is none. */
+double nbdconn_oldest(const struct nbdconn *conn);
+
 /*
- * Drops the connection: what is in flight completes with -ENOTCONN before it returns, lost() does
- * not run. With nothing in flight the server is told first (NBD_CMD_DISC).
+ * Ends the connection as far as we are concerned: what is in flight completes with -ENOTCONN before
+ * it returns, lost() does not run. Its socket, which is still open both ways, is the caller's.
  */
+int nbdconn_park(struct nbdconn *conn);
+
+/* As nbdconn_park, but closes the socket. With nothing in flight the server is told first
+ * (NBD_CMD_DISC). */
 void nbdconn_destroy(struct nbdconn *conn); /* NULL is fine */
 
 #endif

@@ -15,8 +15,8 @@ static const char help[] =
     "      --version      print the version\n"
     "  -h, --help         print this\n"
     "\n"
-    "SIGTERM and SIGINT stop it: disks are drained and flushed, and guests wait for the next\n"
-    "start. Exit status: 0 done, 1 wrong configuration, 100 wrong use, 111 system failure.\n"
+    "SIGTERM and SIGINT stop it: guests wait for the next start, which goes on where this one\n"
+    "ended. Exit status: 0 done, 1 wrong configuration, 100 wrong use, 111 system failure.\n"
     "See blkgated(8) and blkgate.conf(5).\n";
 
 int options_print_done(void)

@@ -12,12 +12,15 @@
 struct queue {
     struct queue_place place;
     struct ring ring;
+    struct ring_view view;
+    struct journal_queue journal;
     void *memory; /* the mapped ring */
     uint32_t page_count;
     uint32_t port;
     bool bound;
     bool event_waits; /* the port is masked until the ring has been scanned */
     bool answers_wait;
+    bool stale;               /* the guest has made the ring anew */
     bool unarmed;             /* every slot was in use at the last take: no event was asked for */
     struct request *requests; /* as many as the ring has slots: one is always free to take into */
     struct list free;
@@ -44,10 +47,8 @@ static int map_ring(struct queue *queue, const struct disk_ring *ring, char *rea
         return err;
     }
     queue->page_count = ring->page_count;
-    err = ring_attach(&queue->ring, queue->memory, ring->page_count, queue->place.abi);
-    if (err < 0)
-        snprintf(reason, reason_bytes, "the ring's indices are more than a ring apart");
-    return err;
+    ring_view(queue->memory, &queue->view);
+    return 0;
 }
 
 int queue_open(const struct queue_place *place, const struct disk_ring *ring,
@@ -70,7 +71,6 @@ int queue_open(const struct queue_place *place, const struct disk_ring *ring,
         list_append(&queue->free, &queue->requests[i].work);
     }
 
-    /* The port before the ring: whoever holds it may still be serving that ring. */
     err = evtchn_bind(place->evtchn, place->domid, ring->event_channel, on_event, queue,
                       &queue->port);
     if (err < 0) {
@@ -89,6 +89,46 @@ fail:
     return err;
 }
 
+const struct ring_view *queue_view(const struct queue *queue)
+{
+    return &queue->view;
+}
+
+/* A ring that the guest has just made: it gets a nonce, and with it a life. */
+static int begin_ring(struct queue *queue, uint64_t nonce)
+{
+    int err = ring_resume(&queue->ring, queue->memory, queue->page_count, queue->place.abi,
+                          &queue->view, 0);
+
+    if (err < 0)
+        return err;
+    ring_set_nonce(&queue->ring, nonce);
+    queue->view.nonce = nonce;
+    return 0;
+}
+
+int queue_start(struct queue *queue, struct journal *journal, uint32_t number, uint64_t nonce,
+                char *ret_reason, size_t reason_bytes)
+{
+    char why[LIMIT_REASON_BYTES] = "the ring's indices are more than a ring apart";
+    uint32_t taken;
+    int err = nonce ? begin_ring(queue, nonce) : 0;
+
+    if (err == 0)
+        err = journal_recover(journal, number, &queue->view, &queue->journal, &taken, why);
+    if (err == 0 && !nonce)
+        err = ring_resume(&queue->ring, queue->memory, queue->page_count, queue->place.abi,
+                          &queue->view, taken);
+    if (err < 0)
+        snprintf(ret_reason, reason_bytes, "%s", why);
+    return err;
+}
+
+void queue_kick(struct queue *queue)
+{
+    evtchn_notify(queue->place.evtchn, queue->port);
+}
+
 void queue_close(struct queue *queue)
 {
     if (!queue)
@@ -100,36 +140,91 @@ void queue_close(struct queue *queue)
     free(queue);
 }
 
-static void take_one(struct queue *queue, const uint8_t *slot,
-                     void (*taken)(void *arg, struct request *request), void *arg)
+static struct request *make_request(struct queue *queue, uint32_t entry, const uint8_t *slot)
 {
     struct request *request = container_of(list_pop(&queue->free), struct request, work);
 
+    request->entry = entry;
     blkif_req_decode(queue->place.abi, slot, &request->blkif);
     request->segs = request->blkif.seg;
     request->error = 0;
     request->buffer = request->descriptors = NULL;
     request->length_bytes = request->done_bytes = 0;
     request->chunk_max_bytes = 0;
-    request->too_long = request->flushed = false;
-    taken(arg, request);
+    request->flushed = request->copied = request->resting = request->too_long = false;
+    request->kept = NULL;
+    return request;
+}
+
+struct request *queue_readopt(struct queue *queue, uint32_t entry)
+{
+    struct journal_entry kept;
+
+    if (!journal_entry(queue->journal.journal, entry, &kept))
+        return NULL;
+    return make_request(queue, entry, kept.slot);
+}
+
+void queue_copied(struct queue *queue, const struct request *request, uint64_t data_at_bytes)
+{
+    journal_copied(&queue->journal, request->entry, data_at_bytes, (uint32_t)request->length_bytes);
+}
+
+/* With no entry or request free: has the guest overrun its full ring? -EAGAIN: answers are to be
+ * pushed first. */
+static int look_only(struct queue *queue)
+{
+    uint8_t nowhere[LIMIT_SLOT_BYTES];
+
+    if (ring_in_flight(&queue->ring) < queue->ring.slots)
+        return -EAGAIN;
+    return ring_take(&queue->ring, nowhere); /* a full ring has nothing to take */
+}
+
+/* As ring_take, into the journal. */
+static int take_one(struct queue *queue, struct request **ret_request)
+{
+    uint8_t *slot = list_empty(&queue->free) ? NULL : journal_next_slot(&queue->journal);
+    int result;
+
+    if (!slot)
+        return look_only(queue);
+    result = ring_take(&queue->ring, slot);
+    if (result > 0)
+        *ret_request = make_request(queue, journal_taken(&queue->journal), slot);
+    return result;
+}
+
+bool queue_is_stale(const struct queue *queue)
+{
+    return queue->stale;
+}
+
+static bool find_stale(struct queue *queue)
+{
+    queue->stale = queue->stale || !ring_has_nonce(&queue->ring, queue->view.nonce);
+    return queue->stale;
 }
 
 int queue_take(struct queue *queue, void (*taken)(void *arg, struct request *request), void *arg)
 {
-    uint8_t slot[LIMIT_SLOT_BYTES];
+    struct request *request = NULL;
     int result;
 
+    if (find_stale(queue)) {
+        queue->event_waits = queue->unarmed = false; /* the port stays masked */
+        return -ESTALE;
+    }
     do {
-        while ((result = ring_take(&queue->ring, slot)) > 0)
-            take_one(queue, slot, taken, arg);
+        while ((result = take_one(queue, &request)) > 0)
+            taken(arg, request);
     } while (result == 0 && !list_empty(&queue->free) && ring_final_check(&queue->ring));
-    queue->unarmed = result == 0 && list_empty(&queue->free);
+    queue->unarmed = result == -EAGAIN || (result == 0 && list_empty(&queue->free));
     if (queue->event_waits) {
         queue->event_waits = false;
         evtchn_unmask(queue->place.evtchn, queue->port);
     }
-    return result;
+    return result == -EPROTO ? -EPROTO : 0;
 }
 
 bool queue_must_take(const struct queue *queue)
@@ -139,7 +234,10 @@ bool queue_must_take(const struct queue *queue)
 
 void queue_answer(struct queue *queue, struct request *request, enum blkif_status status)
 {
-    ring_put(&queue->ring, request->blkif.id, request->blkif.answer_op, (int16_t)status);
+    if (!find_stale(queue)) {
+        journal_answering(&queue->journal, request->entry, queue->ring.rsp_prod);
+        ring_put(&queue->ring, request->blkif.id, request->blkif.answer_op, (int16_t)status);
+    }
     request->state = REQUEST_FREE;
     list_append(&queue->free, &request->work);
     queue->answers_wait = true;
@@ -147,9 +245,14 @@ void queue_answer(struct queue *queue, struct request *request, enum blkif_statu
 
 void queue_push(struct queue *queue)
 {
-    if (!queue->answers_wait)
+    bool notify;
+
+    if (!queue->answers_wait || find_stale(queue))
         return;
     queue->answers_wait = false;
-    if (ring_push(&queue->ring))
+    journal_pushing(&queue->journal, queue->ring.rsp_prod);
+    notify = ring_push(&queue->ring);
+    journal_pushed(&queue->journal);
+    if (notify)
         evtchn_notify(queue->place.evtchn, queue->port);
 }

@@ -1,9 +1,14 @@
 /*
  * queue: one ring of a disk: its mapping, its event channel, its requests.
  *
- * Takes requests off the ring (each slot copied once, law 3) and hands them up decoded; puts
- * answers back. Answers of a loop turn are pushed together with one notification (queue_push).
- * Every request handed up must come back through queue_answer exactly once (law 2).
+ * Takes requests off the ring (each slot copied once, law 3, straight into the journal) and hands
+ * them up decoded; puts answers back. Answers of a loop turn are pushed together with one
+ * notification (queue_push). Every request handed up must come back through queue_answer exactly
+ * once (law 2); the journal sees to it that this holds across lives of the daemon, too.
+ *
+ *      queue_open --> queue_start --> take, answer, push ... --> queue_close
+ *
+ * A queue that was not started may be closed: it has changed nothing that the guest can see.
  */
 #ifndef BLKGATE_GATEWAY_QUEUE_H
 #define BLKGATE_GATEWAY_QUEUE_H
@@ -13,6 +18,8 @@
 
 #include "gateway/disklink.h"
 #include "gateway/request.h"
+#include "proto/journal.h"
+#include "proto/ring.h"
 
 struct evtchn;
 struct grants;
@@ -27,17 +34,38 @@ struct queue_place {
     void *arg;
 };
 
-/* Binds the event channel, then maps and attaches the ring. -errno and a reason. */
+/* Binds the event channel, then maps the ring: whoever holds the port may still be serving it.
+ * -errno and a reason. */
 int queue_open(const struct queue_place *place, const struct disk_ring *ring,
                struct queue **ret_queue, char *ret_reason, size_t reason_bytes);
 
-/* Unbinds and unmaps; nothing may be unanswered any more, or it never will be. NULL is fine. */
+/* What the ring said, read once at queue_open. */
+const struct ring_view *queue_view(const struct queue *queue);
+
+/* Begins as number `number` of the journal's connection. With a nonce: in a new life of the ring,
+ * which is given it. With 0: where an earlier life of ours left off; each request that is taken and
+ * not answered has an entry, and is to be readopted. */
+int queue_start(struct queue *queue, struct journal *journal, uint32_t number, uint64_t nonce,
+                char *ret_reason, size_t reason_bytes);
+struct request *queue_readopt(struct queue *queue, uint32_t entry);
+
+/* The notification of an earlier life's last push may have been lost. */
+void queue_kick(struct queue *queue);
+
+/* The bytes of its write now lie there in the kept file. */
+void queue_copied(struct queue *queue, const struct request *request, uint64_t data_at_bytes);
+
+/* Unbinds and unmaps; what is unanswered stays so, unless the journal lives on. NULL is fine. */
 void queue_close(struct queue *queue);
 
 /* Takes what is on the ring now, one `taken` call each, and asks for an event at the next request;
  * with every slot in use it cannot ask, and must be called again once answers were pushed
- * (queue_must_take). -EPROTO: the guest has broken its ring; nothing more will be taken. */
+ * (queue_must_take). -EPROTO: the guest has broken its ring; nothing more will be taken. -ESTALE:
+ * it has made the ring anew, with no word of it; nothing is taken or put any more, and what an
+ * answer was owed to is no more. */
 int queue_take(struct queue *queue, void (*taken)(void *arg, struct request *request), void *arg);
+
+bool queue_is_stale(const struct queue *queue);
 
 /* An event came, or the last take ended for want of free requests and there are some now. */
 bool queue_must_take(const struct queue *queue);

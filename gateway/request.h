@@ -5,10 +5,10 @@
  *      FREE --> UNREAD --> READING (a step) --+               +--------+
  *       |                                     v               v        |
  *       +-----------------------------------> PENDING ------> SENT --reply--> REPLIED --> FREE
- *                                             |  ^ read, ^ |  |               ^
- *                                             |  | flush,| |  +--> PENDING    |
- *                                             |  |discard| |  (flush with data: flushed first)
- *                                             +--+-------+ +--lost--> HELD ---+
+ *                                             |  ^ read, ^ |  |
+ *                                             |  | flush,| |  +--> PENDING: the session was lost,
+ *                                             |  |discard| |       or a flush with data is flushed,
+ *                                             +--+-------+ |       or it is tried again later
  *                                      write  +--> COPYING_OUT (a step) --> SENT
  *
  * A request belongs to its queue (which has as many as its ring has slots) and is on its disk's age
@@ -37,7 +37,6 @@ enum request_state {
     REQUEST_PENDING, /* waits for older overlapping ones, for room at the server, for a buffer */
     REQUEST_COPYING_OUT, /* a write's data comes with this turn's grant copy */
     REQUEST_SENT,
-    REQUEST_HELD, /* its connection went: not answered before backend state 5 is shown */
     REQUEST_REPLIED,
 };
 
@@ -50,7 +49,7 @@ struct request {
     const struct blkif_seg *segs; /* blkif.seg, or in `descriptors` */
     void *descriptors;            /* indirect: a page of the slab, a private copy */
     struct plan_range range;
-    void *buffer;          /* page-aligned, from the slab */
+    void *buffer;          /* page-aligned, from the slab; a write's: from the kept file */
     uint8_t *data;         /* in buffer, at the first segment's place in its page */
     uint64_t length_bytes; /* of data, or of the discard */
     uint64_t done_bytes;
@@ -58,9 +57,13 @@ struct request {
     uint32_t chunk_max_bytes; /* a longer chunk failed, for its length perhaps; 0: none did */
     bool too_long;            /* ... with an error that does not pass */
     bool flushed;             /* a flush with data: the flush is done */
+    bool copied;              /* a write's bytes are in its buffer */
+    bool resting;             /* it failed, and is tried again (on-error = retry) */
+    uint32_t entry;           /* in the journal */
+    struct kept *kept;        /* a write's or discard's record, once it is sent; else NULL */
     int error;                /* 0, or why it is answered ERROR */
     enum blkif_status status;
-    uint64_t flush_covers_bytes; /* a flush: what had been written when it was sent */
+    uint64_t flush_mark; /* a flush: what it covers (keep_flush_mark) */
     struct nbdcmd cmd;
 };
 

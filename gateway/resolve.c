@@ -210,8 +210,9 @@ static int copy_string(const char *from, char **ret)
     return *ret ? 0 : -ENOMEM;
 }
 
-int resolve_start(const struct config_disk *disk, uint32_t timeout_ms, struct mailbox *mailbox,
-                  void (*done)(void *arg), void *arg, struct resolve **ret_resolve)
+int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeout_ms,
+                  struct mailbox *mailbox, void (*done)(void *arg), void *arg,
+                  struct resolve **ret_resolve)
 {
     struct resolve *resolve = calloc(1, sizeof *resolve);
     int err = -ENOMEM;
@@ -223,7 +224,7 @@ int resolve_start(const struct config_disk *disk, uint32_t timeout_ms, struct ma
     resolve->done = done;
     resolve->arg = arg;
     resolve->timeout_ms = timeout_ms;
-    if (copy_string(disk->export_uri, &resolve->uri) < 0 ||
+    if (copy_string(disk->export_uris[path], &resolve->uri) < 0 ||
         copy_string(disk->tls_certificates, &resolve->tls_certificates) < 0 ||
         copy_string(disk->tls_psk_file, &resolve->tls_psk_file) < 0 ||
         copy_string(disk->tls_username, &resolve->tls_username) < 0)

@@ -21,9 +21,11 @@ struct mailbox;
 struct nbd_handle;
 struct resolve;
 
-/* Starts a connect to disk's export; `done` runs once, on mailbox's thread, unless cancelled. */
-int resolve_start(const struct config_disk *disk, uint32_t timeout_ms, struct mailbox *mailbox,
-                  void (*done)(void *arg), void *arg, struct resolve **ret_resolve);
+/* Starts a connect to disk's export by one of its paths (export_uris); `done` runs once, on
+ * mailbox's thread, unless cancelled. */
+int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeout_ms,
+                  struct mailbox *mailbox, void (*done)(void *arg), void *arg,
+                  struct resolve **ret_resolve);
 
 /* After done: ends the job. 0 and a READY handle that the caller owns, or -errno and a reason. */
 int resolve_finish(struct resolve *resolve, struct nbd_handle **ret_nbd, char *ret_reason,

@@ -24,7 +24,9 @@ struct slab_page {
 
 struct slab {
     uint8_t *base;
-    size_t bytes;
+    bool owns_base;
+    size_t bytes;     /* that are, or will be, there to give */
+    size_t end_bytes; /* that are */
     size_t used_bytes;
     int32_t free_list[ORDERS];
     struct slab_page *pages;
@@ -56,44 +58,62 @@ static void free_list_remove(struct slab *slab, int32_t index)
     page->is_free = false;
 }
 
-int slab_create(size_t bytes, struct slab **ret_slab)
+int slab_create_over(void *memory, size_t bytes, struct slab **ret_slab)
 {
     size_t pages = bytes / LIMIT_PAGE_BYTES;
     struct slab *slab = NULL;
-    int err = -ENOMEM;
 
     if (pages == 0 || pages % (1u << TOP) != 0 || pages > INT32_MAX)
         return -EINVAL;
     slab = calloc(1, sizeof *slab);
     if (!slab)
-        goto fail;
-    slab->bytes = bytes;
+        return -ENOMEM;
     slab->pages = calloc(pages, sizeof *slab->pages);
-    if (!slab->pages)
-        goto fail;
-    slab->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (slab->base == MAP_FAILED) {
-        err = -errno;
-        slab->base = NULL;
-        goto fail;
+    if (!slab->pages) {
+        free(slab);
+        return -ENOMEM;
     }
+    slab->base = memory;
+    slab->bytes = bytes;
     for (unsigned order = 0; order < ORDERS; order++)
         slab->free_list[order] = NONE;
-    for (size_t i = pages; i > 0; i -= 1u << TOP)
-        free_list_push(slab, (int32_t)(i - (1u << TOP)), TOP);
     *ret_slab = slab;
     return 0;
-fail:
-    slab_destroy(slab);
-    return err;
+}
+
+bool slab_extend(struct slab *slab)
+{
+    if (slab->end_bytes == slab->bytes)
+        return false;
+    free_list_push(slab, (int32_t)(slab->end_bytes / LIMIT_PAGE_BYTES), TOP);
+    slab->end_bytes += slab_alloc_max();
+    return true;
+}
+
+int slab_create(size_t bytes, struct slab **ret_slab)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int err;
+
+    if (memory == MAP_FAILED)
+        return -errno;
+    err = slab_create_over(memory, bytes, ret_slab);
+    if (err < 0) {
+        munmap(memory, bytes);
+        return err;
+    }
+    (*ret_slab)->owns_base = true;
+    while (slab_extend(*ret_slab))
+        continue;
+    return 0;
 }
 
 void slab_destroy(struct slab *slab)
 {
     if (!slab)
         return;
-    if (slab->base)
+    if (slab->owns_base)
         munmap(slab->base, slab->bytes);
     free(slab->pages);
     free(slab);
@@ -113,6 +133,26 @@ static unsigned order_of(size_t bytes)
     return order;
 }
 
+/* Splits the free run `first` of `order` until the run `index` of order `want` is left over. */
+static void hand_out(struct slab *slab, int32_t first, int32_t index, unsigned order, unsigned want)
+{
+    int32_t half;
+
+    free_list_remove(slab, first);
+    while (order > want) {
+        half = (int32_t)(1u << --order);
+        if (index & half) {
+            free_list_push(slab, first, order);
+            first += half;
+        } else {
+            free_list_push(slab, first + half, order);
+        }
+    }
+    slab->pages[index].order = (uint8_t)want;
+    slab->pages[index].is_run = true;
+    slab->used_bytes += (size_t)LIMIT_PAGE_BYTES << want;
+}
+
 void *slab_alloc(struct slab *slab, size_t bytes)
 {
     unsigned want, order;
@@ -126,15 +166,26 @@ void *slab_alloc(struct slab *slab, size_t bytes)
     if (order == ORDERS)
         return NULL;
     index = slab->free_list[order];
-    free_list_remove(slab, index);
-    while (order > want) {
-        order--;
-        free_list_push(slab, index + (int32_t)(1u << order), order);
-    }
-    slab->pages[index].order = (uint8_t)want;
-    slab->pages[index].is_run = true;
-    slab->used_bytes += (size_t)LIMIT_PAGE_BYTES << want;
+    hand_out(slab, index, index, order, want);
     return slab->base + (size_t)index * LIMIT_PAGE_BYTES;
+}
+
+bool slab_claim(struct slab *slab, const void *run, size_t bytes)
+{
+    size_t at_bytes = (size_t)((const uint8_t *)run - slab->base);
+    int32_t index = (int32_t)(at_bytes / LIMIT_PAGE_BYTES), first;
+
+    if (bytes == 0 || bytes > slab_alloc_max() || at_bytes % LIMIT_PAGE_BYTES != 0 ||
+        at_bytes + bytes > slab->end_bytes || index % (1 << order_of(bytes)) != 0)
+        return false;
+    for (unsigned order = order_of(bytes); order < ORDERS; order++) {
+        first = index & ~((1 << order) - 1);
+        if (slab->pages[first].is_free && slab->pages[first].order == order) {
+            hand_out(slab, first, index, order, order_of(bytes));
+            return true;
+        }
+    }
+    return false;
 }
 
 void slab_free(struct slab *slab, void *run)
@@ -167,5 +218,5 @@ size_t slab_used_bytes(const struct slab *slab)
 
 size_t slab_left_bytes(const struct slab *slab)
 {
-    return slab->bytes - slab->used_bytes;
+    return slab->end_bytes - slab->used_bytes;
 }

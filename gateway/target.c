@@ -1,24 +1,24 @@
 #include "gateway/target.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <ev.h>
 #include <libnbd.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "gateway/config.h"
+#include "gateway/parked.h"
 #include "gateway/resolve.h"
+#include "gateway/traits.h"
 #include "proto/limits.h"
 
-/* What a server says of an export, as far as it matters to us. */
-struct traits {
-    enum target_flush flush;
-    uint32_t command_max_bytes;
-    uint32_t trim_max_bytes;
-    struct disk_properties properties;
+/* One connection of an attempt at a session. */
+struct leg {
+    struct target *target;
+    struct resolve *resolve; /* while connecting */
+    struct nbd_handle *nbd;  /* connected */
 };
 
 struct target {
@@ -27,13 +27,112 @@ struct target {
     const struct disklink_spec *spec;
     const struct target_handler *handler;
     void *arg;
-    struct resolve *resolve; /* while connecting */
-    struct nbdconn *conn;    /* while connected */
+
+    /* What the guest was, or is to be, told; `told` once there is something. */
     struct traits traits;
-    struct resolve *probe;   /* while a probe connects */
-    struct nbd_handle *next; /* a probe's connection, until the switch */
-    struct traits next_traits;
+    bool told;
+
+    bool up;         /* there is a session */
+    bool given_up;   /* it is to be lost at the next deliver */
+    bool connecting; /* to the next one, perhaps beside it */
+
+    /* The session. */
+    unsigned conn_count;
+    struct nbdconn *conns[LIMIT_CONNECTIONS];
+    double up_since;
+    struct ev_timer overdue;
+    double patience_s; /* how old a command may get before another session is tried beside */
+    char lost_reason[LIMIT_REASON_BYTES];
+    unsigned session_path;
+
+    /* The attempt at the next one. */
+    unsigned path;
+    unsigned paths_tried; /* of this round; or beside this session, for a command too old */
+    unsigned rounds;      /* without lasting success */
+    unsigned legs_open;   /* asked and not yet known */
+    uint32_t dice;
+    struct leg legs[LIMIT_CONNECTIONS];
+    struct traits found;
+    struct ev_timer retry;
+
+    struct resolve *probe;
+
+    struct parked_place parked_place;
+    struct parked parked[LIMIT_PARKED]; /* each a bit, by its index */
 };
+
+static void attempt_begin(struct target *target);
+static void attempt_later(struct target *target);
+
+/* -- the session ---------------------------------------------------------------------------- */
+
+/* A session begins only when there is a place to park it in; another one's, which is still up, must
+ * find one too. */
+static bool may_begin_session(const struct target *target)
+{
+    unsigned free_places = 0;
+
+    for (unsigned i = 0; i < LIMIT_PARKED; i++)
+        free_places += !target->parked[i].used;
+    return free_places >= (target->up ? 2 : 1);
+}
+
+static unsigned free_place(const struct target *target)
+{
+    unsigned i = 0;
+
+    while (target->parked[i].used)
+        i++;
+    assert(i < LIMIT_PARKED);
+    return i;
+}
+
+/* Returns the bit that stands for it from now on. */
+static uint32_t session_park(struct target *target)
+{
+    int sockets[LIMIT_CONNECTIONS];
+    unsigned count = 0, place = free_place(target);
+
+    target->up = target->given_up = false;
+    ev_timer_stop(target->loop, &target->overdue);
+    /* All first, so that nothing is sent anew on one while another's commands come back. */
+    while (target->conn_count > 0)
+        sockets[count++] = nbdconn_park(target->conns[--target->conn_count]);
+    parked_start(&target->parked[place], &target->parked_place, target->session_path, sockets,
+                 count);
+    return 1u << place;
+}
+
+static void session_lost(struct target *target, const char *reason)
+{
+    uint32_t parked = session_park(target);
+
+    snprintf(target->lost_reason, sizeof target->lost_reason, "%s", reason);
+    if (ev_now(target->loop) - target->up_since > LIMIT_LASTING_MS / 1000.)
+        target->rounds = 0;
+    else
+        target->rounds++;
+    target->handler->lost(target->arg, target->lost_reason, parked);
+}
+
+static unsigned path_behind(const struct target *target, unsigned path)
+{
+    return (path + 1) % target->spec->config->export_count;
+}
+
+/* The one behind the path that was lost is tried first. */
+static void session_lost_by_itself(struct target *target, const char *reason)
+{
+    session_lost(target, reason);
+    target->paths_tried = 0;
+    if (target->connecting) /* beside it, already */
+        return;
+    target->path = path_behind(target, target->session_path);
+    if (target->rounds == 0)
+        attempt_begin(target);
+    else /* it did not last: a server may accept everybody, and serve nobody */
+        attempt_later(target);
+}
 
 static void on_completed(void *arg, struct nbdcmd *cmd)
 {
@@ -42,147 +141,319 @@ static void on_completed(void *arg, struct nbdcmd *cmd)
     target->handler->completed(target->arg, cmd);
 }
 
-static void on_lost(void *arg, const char *reason)
+static void on_conn_lost(void *arg, const char *reason)
 {
-    struct target *target = arg;
-    char copy[LIMIT_REASON_BYTES];
+    char copy[LIMIT_REASON_BYTES]; /* the connection's, which goes */
 
     snprintf(copy, sizeof copy, "%s", reason);
-    nbdconn_destroy(target->conn);
-    target->conn = NULL;
-    target->handler->lost(target->arg, copy);
+    session_lost_by_itself(arg, copy);
 }
 
-static const struct nbdconn_handler conn_handler = {on_completed, on_lost};
+static const struct nbdconn_handler conn_handler = {on_completed, on_conn_lost};
 
-static enum target_flush flush_kind(struct nbd_handle *nbd)
+void target_give_up_session(struct target *target, const char *reason)
 {
-    if (nbd_can_flush(nbd) == 1)
-        return TARGET_FLUSH_COMMAND;
-    if (nbd_can_fua(nbd) == 1)
-        return TARGET_FLUSH_NEEDLESS;
-    return TARGET_FLUSH_NONE;
-}
-
-/* The largest power of two within [low, high] that is not above `bytes`; low if there is none. */
-static uint32_t clamp_power(int64_t bytes, uint32_t low, uint32_t high)
-{
-    uint32_t power = low;
-
-    while (power < high && (int64_t)power * 2 <= bytes)
-        power *= 2;
-    return power;
-}
-
-static void read_traits(const struct disklink_spec *spec, struct nbd_handle *nbd,
-                        struct traits *traits)
-{
-    int64_t size = nbd_get_size(nbd); /* negative from a hostile server: CVE-2023-5215 */
-    int64_t preferred = nbd_get_block_size(nbd, LIBNBD_SIZE_PREFERRED);
-    int64_t maximum = nbd_get_block_size(nbd, LIBNBD_SIZE_MAXIMUM);
-    bool readonly = spec->readonly || nbd_is_read_only(nbd) != 0;
-
-    *traits = (struct traits){
-        /* A disk that is never written is as flushed as it can be. */
-        .flush = readonly ? TARGET_FLUSH_NEEDLESS : flush_kind(nbd),
-        .command_max_bytes = LIMIT_COMMAND_BYTES,
-        .trim_max_bytes = LIMIT_TRIM_BYTES,
-        .properties =
-            {
-                .capacity_sectors = size > 0 ? (uint64_t)size / LIMIT_SECTOR_BYTES : 0,
-                .readonly = readonly,
-                .discard = !readonly && nbd_can_trim(nbd) == 1,
-                .physical_sector_bytes =
-                    clamp_power(preferred, LIMIT_SECTOR_BYTES, LIMIT_PAGE_BYTES),
-                .discard_granularity_bytes =
-                    clamp_power(preferred, LIMIT_SECTOR_BYTES, LIMIT_GRANULARITY_BYTES),
-            },
-    };
-    traits->properties.flush = traits->flush == TARGET_FLUSH_COMMAND;
-    if (maximum > 0 && maximum < LIMIT_COMMAND_BYTES)
-        traits->command_max_bytes =
-            (uint32_t)maximum / LIMIT_SECTOR_BYTES * (uint32_t)LIMIT_SECTOR_BYTES;
-}
-
-/* Is this server one whose every sector we can serve honestly? */
-static int judge(const struct target *target, struct nbd_handle *nbd, struct traits *ret_traits,
-                 char *reason, size_t reason_bytes)
-{
-    int64_t minimum = nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM);
-    struct traits traits;
-
-    read_traits(target->spec, nbd, &traits);
-    if (traits.properties.capacity_sectors == 0) {
-        snprintf(reason, reason_bytes, "the export is smaller than one sector of 512 bytes");
-        return -EINVAL;
-    }
-    if (minimum > LIMIT_SECTOR_BYTES) {
-        snprintf(reason, reason_bytes,
-                 "the server's smallest block is %lld bytes, a guest's is 512: put nbdkit's "
-                 "blocksize filter (--filter=blocksize) before it",
-                 (long long)minimum);
-        return -EINVAL;
-    }
-    if (traits.command_max_bytes < LIMIT_COMMAND_FLOOR_BYTES) {
-        snprintf(reason, reason_bytes,
-                 "the server's largest command is %u bytes, less than a page: put nbdkit's "
-                 "blocksize filter (--filter=blocksize) before it",
-                 traits.command_max_bytes);
-        return -EINVAL;
-    }
-    if (traits.flush == TARGET_FLUSH_NONE && !target->spec->config->accept_volatile) {
-        snprintf(reason, reason_bytes,
-                 "the server can neither flush nor write through (FUA), so no write would be "
-                 "safe: enable one of them there, or set accept-volatile = yes");
-        return -EINVAL;
-    }
-    *ret_traits = traits;
-    return 0;
-}
-
-/* A dead peer must not look like a slow one for ever; libnbd sets none of these. */
-static void keep_alive(struct nbd_handle *nbd)
-{
-    int fd = nbd_aio_get_fd(nbd), on = 1, idle_s = 10, interval_s = 5, count = 3;
-
-    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0)
+    if (!target->up || target->given_up)
         return;
-    /* These fail on unix sockets, which need none of them. */
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    target->given_up = true;
+    snprintf(target->lost_reason, sizeof target->lost_reason, "%s", reason);
 }
 
-static void on_resolved(void *arg)
+void target_deliver(struct target *target)
+{
+    char reason[LIMIT_REASON_BYTES];
+
+    for (unsigned i = 0; target->up && i < target->conn_count; i++)
+        nbdconn_deliver(target->conns[i]);
+    if (!target->up || !target->given_up)
+        return;
+    snprintf(reason, sizeof reason, "%s", target->lost_reason);
+    session_lost_by_itself(target, reason);
+}
+
+static void on_parked_over(void *arg, struct parked *parked)
 {
     struct target *target = arg;
-    struct nbd_handle *nbd = NULL;
+
+    target->handler->fenced(target->arg, 1u << (parked - target->parked));
+}
+
+/* -- attempts ------------------------------------------------------------------------------- */
+
+static void attempt_drop(struct target *target)
+{
+    for (unsigned i = 0; i < LIMIT_CONNECTIONS; i++) {
+        resolve_cancel(target->legs[i].resolve);
+        nbd_close(target->legs[i].nbd);
+        target->legs[i].resolve = NULL;
+        target->legs[i].nbd = NULL;
+    }
+    target->legs_open = 0;
+    target->connecting = false;
+}
+
+/* Later every time, up to a bound, and never in step with a thousand other disks. */
+static double backoff_s(struct target *target)
+{
+    double seconds = LIMIT_RETRY_FIRST_MS / 1000.;
+
+    for (unsigned i = 1; i < target->rounds && seconds < LIMIT_RETRY_MS / 1000.; i++)
+        seconds *= 2;
+    if (seconds > LIMIT_RETRY_MS / 1000.)
+        seconds = LIMIT_RETRY_MS / 1000.;
+    target->dice = target->dice * 1664525u + 1013904223u;
+    return seconds * (0.75 + (target->dice >> 16) / 131072.);
+}
+
+static void attempt_later(struct target *target)
+{
+    ev_timer_set(&target->retry, backoff_s(target), 0.);
+    ev_timer_start(target->loop, &target->retry);
+}
+
+static void attempt_failed(struct target *target, const char *reason)
+{
+    attempt_drop(target);
+    if (target->told)
+        target->handler->refused(target->arg, reason);
+    target->path = path_behind(target, target->path);
+    target->paths_tried++;
+    if (target->up) /* beside a session that is slow: the timer of that decides */
+        return;
+    if (target->paths_tried < target->spec->config->export_count) {
+        attempt_begin(target);
+        return;
+    }
+    if (!target->told) {
+        target->handler->failed(target->arg, reason);
+        return;
+    }
+    target->paths_tried = 0;
+    target->rounds++;
+    attempt_later(target);
+}
+
+static void session_begin(struct target *target)
+{
+    for (unsigned i = 0; i < LIMIT_CONNECTIONS; i++) {
+        struct nbd_handle *nbd = target->legs[i].nbd;
+
+        target->legs[i].nbd = NULL;
+        if (nbd && nbdconn_create(target->loop, nbd, &conn_handler, target,
+                                  &target->conns[target->conn_count]) == 0)
+            target->conn_count++;
+    }
+    attempt_drop(target);
+    if (target->conn_count == 0) {
+        attempt_failed(target, "out of memory");
+        return;
+    }
+    target->traits = target->found;
+    target->told = target->up = true;
+    target->session_path = target->path;
+    target->paths_tried = 0;
+    target->up_since = ev_now(target->loop);
+    target->handler->ready(target->arg, &target->traits.properties);
+}
+
+/* Every leg is known, and the first one fits. */
+static void attempt_done(struct target *target)
+{
     char reason[LIMIT_REASON_BYTES];
+
+    if (!may_begin_session(target)) {
+        attempt_failed(target, "too many lost connections are still open");
+        return;
+    }
+    if (target->up) {
+        snprintf(reason, sizeof reason, "a command was not answered for %.0f s",
+                 target->patience_s);
+        if (target->patience_s * 1000. < LIMIT_PATIENCE_MS)
+            target->patience_s *= 2; /* it may be slow, and not dead */
+        session_lost(target, reason);
+    }
+    session_begin(target);
+}
+
+static int leg_start(struct target *target, unsigned index, void (*done)(void *arg))
+{
+    struct leg *leg = &target->legs[index];
     int err;
 
-    err = resolve_finish(target->resolve, &nbd, reason, sizeof reason);
-    target->resolve = NULL;
+    leg->target = target;
+    err = resolve_start(target->spec->config, target->path, target->spec->connect_timeout_ms,
+                        target->mailbox, done, leg, &leg->resolve);
+    if (err == 0)
+        target->legs_open++;
+    return err;
+}
+
+/* A further one: without it the session is only narrower. */
+static void on_leg(void *arg)
+{
+    struct leg *leg = arg;
+    struct target *target = leg->target;
+    struct traits traits;
+    char reason[LIMIT_REASON_BYTES];
+    int err = resolve_finish(leg->resolve, &leg->nbd, reason, sizeof reason);
+
+    leg->resolve = NULL;
+    if (err == 0 &&
+        (traits_read(target->spec, leg->nbd, &traits, reason, sizeof reason) < 0 ||
+         !traits.multi_conn || traits_misfit(&target->found, &traits) ||
+         traits.properties.capacity_sectors != target->found.properties.capacity_sectors)) {
+        nbd_close(leg->nbd);
+        leg->nbd = NULL;
+    }
+    if (--target->legs_open == 0)
+        attempt_done(target);
+}
+
+static void on_first_leg(void *arg)
+{
+    struct leg *leg = arg;
+    struct target *target = leg->target;
+    char reason[LIMIT_REASON_BYTES];
+    const char *misfit = NULL;
+    int err = resolve_finish(leg->resolve, &leg->nbd, reason, sizeof reason);
+
+    leg->resolve = NULL;
+    target->legs_open--;
+    if (err == 0)
+        err = traits_read(target->spec, leg->nbd, &target->found, reason, sizeof reason);
+    if (err == 0 && target->told)
+        misfit = traits_misfit(&target->traits, &target->found);
+    if (err < 0 || misfit) {
+        attempt_failed(target, misfit ? misfit : reason);
+        return;
+    }
+    for (unsigned i = 1; target->found.multi_conn && i < target->spec->config->connections; i++)
+        (void)leg_start(target, i, on_leg);
+    if (target->legs_open == 0)
+        attempt_done(target);
+}
+
+static void attempt_begin(struct target *target)
+{
+    int err;
+
+    ev_timer_stop(target->loop, &target->retry);
+    target->connecting = true;
+    err = leg_start(target, 0, on_first_leg);
     if (err < 0)
-        goto lost;
-    err = judge(target, nbd, &target->traits, reason, sizeof reason);
-    if (err < 0) {
-        nbd_close(nbd);
-        goto lost;
+        attempt_failed(target, strerror(-err));
+}
+
+static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+    (void)loop;
+    (void)events;
+    attempt_begin(timer->data);
+}
+
+/* -- commands that are too old --------------------------------------------------------------- */
+
+static double oldest(const struct target *target)
+{
+    double oldest = 0., begun;
+
+    for (unsigned i = 0; i < target->conn_count; i++) {
+        begun = nbdconn_oldest(target->conns[i]);
+        if (begun > 0. && (oldest == 0. || begun < oldest))
+            oldest = begun;
     }
-    keep_alive(nbd);
-    err = nbdconn_create(target->loop, nbd, &conn_handler, target, &target->conn);
-    if (err < 0) {
-        snprintf(reason, sizeof reason, "out of memory");
-        goto lost;
+    return oldest;
+}
+
+/* A session that has served for long is as good as the first, if nothing in it is slow (`age_s` is
+ * the oldest command's): what takes its time is to be given it, however often it must be sent. */
+static void relax(struct target *target, double age_s)
+{
+    double first_s = target->spec->config->command_timeout_ms / 1000.;
+
+    if (age_s < first_s && ev_now(target->loop) - target->up_since > 2 * first_s)
+        target->patience_s = first_s;
+}
+
+/* A deadline alone never gives up a connection, for what it was told may still be done: only when
+ * another one stands, whose server answers, is this one left. */
+static void on_overdue(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+    struct target *target = timer->data;
+    double begun = oldest(target);
+    double age_s = begun > 0. ? ev_now(loop) - begun : 0.;
+
+    (void)events;
+    if (begun == 0.)
+        ev_timer_stop(loop, timer);
+    if (age_s < target->patience_s) {
+        if (target->connecting)
+            attempt_drop(target);
+        target->paths_tried = 0;
+        relax(target, age_s);
+        return;
     }
-    target->handler->ready(target->arg, &target->traits.properties);
-    return;
-lost:
-    target->handler->lost(target->arg, reason);
+    if (target->connecting)
+        return;
+    if (target->paths_tried == 0)
+        target->path = path_behind(target, target->session_path);
+    attempt_begin(target);
+}
+
+static void watch_age(struct target *target)
+{
+    if (ev_is_active(&target->overdue))
+        return;
+    target->overdue.repeat = target->patience_s / 4;
+    ev_timer_again(target->loop, &target->overdue);
+}
+
+/* -- life ----------------------------------------------------------------------------------- */
+
+static uint32_t in_flight(const struct target *target)
+{
+    uint32_t commands = 0;
+
+    for (unsigned i = 0; i < target->conn_count; i++)
+        commands += nbdconn_in_flight(target->conns[i]);
+    return commands;
+}
+
+static void session_end(struct target *target)
+{
+    target->up = target->given_up = false;
+    ev_timer_stop(target->loop, &target->overdue);
+    while (target->conn_count > 0)
+        nbdconn_destroy(target->conns[--target->conn_count]);
+}
+
+uint32_t target_quit(struct target *target)
+{
+    uint32_t parked = target->up && in_flight(target) > 0 ? session_park(target) : 0;
+
+    session_end(target);
+    attempt_drop(target);
+    target_probe_drop(target);
+    ev_timer_stop(target->loop, &target->retry);
+    return parked;
+}
+
+void target_close(struct target *target)
+{
+    if (!target)
+        return;
+    session_end(target);
+    attempt_drop(target);
+    target_probe_drop(target);
+    ev_timer_stop(target->loop, &target->retry);
+    for (unsigned i = 0; i < LIMIT_PARKED; i++)
+        parked_drop(&target->parked[i]);
+    free(target);
 }
 
 int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disklink_spec *spec,
-                const struct target_handler *handler, void *arg, struct target **ret_target)
+                const struct target_past *past, const struct target_handler *handler, void *arg,
+                struct target **ret_target)
 {
     struct target *target = calloc(1, sizeof *target);
     int err;
@@ -194,24 +465,34 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
     target->spec = spec;
     target->handler = handler;
     target->arg = arg;
-    err = resolve_start(spec->config, spec->connect_timeout_ms, mailbox, on_resolved, target,
-                        &target->resolve);
+    target->patience_s = spec->config->command_timeout_ms / 1000.;
+    target->dice = (uint32_t)(uintptr_t)target >> 4 ^ (uint32_t)(ev_now(loop) * 1000.);
+    target->parked_place = (struct parked_place){loop, mailbox, spec, on_parked_over, target};
+    ev_timer_init(&target->overdue, on_overdue, 0., 0.);
+    ev_timer_init(&target->retry, on_retry, 0., 0.);
+    target->overdue.data = target->retry.data = target;
+    target->told = past->told;
+    target->traits.properties = past->properties;
+    target->traits.flush = past->flush;
+    if (past->crashed)
+        parked_start(&target->parked[0], &target->parked_place, 0, NULL, 0);
+    target->connecting = true;
+    err = leg_start(target, 0, on_first_leg);
     if (err < 0) {
-        free(target);
+        target_close(target);
         return err;
     }
     *ret_target = target;
     return 0;
 }
 
-void target_close(struct target *target)
+void target_renew(struct target *target)
 {
-    if (!target)
-        return;
-    resolve_cancel(target->resolve);
-    target_probe_drop(target);
-    nbdconn_destroy(target->conn);
-    free(target);
+    session_end(target);
+    attempt_drop(target);
+    target->path = target->session_path;
+    target->paths_tried = 0;
+    attempt_begin(target);
 }
 
 const struct disk_properties *target_properties(const struct target *target)
@@ -224,9 +505,12 @@ enum target_flush target_flush_kind(const struct target *target)
     return target->traits.flush;
 }
 
+/* -- commands ------------------------------------------------------------------------------- */
+
 bool target_has_room(const struct target *target, uint32_t collected)
 {
-    return target->conn && nbdconn_in_flight(target->conn) + collected < LIMIT_COMMANDS_IN_FLIGHT;
+    return target->up && !target->given_up &&
+           in_flight(target) + collected < target->conn_count * LIMIT_COMMANDS_IN_FLIGHT;
 }
 
 uint32_t target_command_max_bytes(const struct target *target, bool trim)
@@ -242,105 +526,86 @@ void target_learn_max(struct target *target, bool trim, uint32_t length_bytes)
         *max_bytes = length_bytes;
 }
 
+/* The least busy connection; NULL: none. */
+static struct nbdconn *choose(struct target *target)
+{
+    struct nbdconn *best = NULL;
+
+    if (!target->up || target->given_up)
+        return NULL;
+    watch_age(target);
+    for (unsigned i = 0; i < target->conn_count; i++) {
+        if (!best || nbdconn_in_flight(target->conns[i]) < nbdconn_in_flight(best))
+            best = target->conns[i];
+    }
+    return best;
+}
+
 int target_read(struct target *target, struct nbdcmd *cmd, void *buffer, uint32_t length_bytes,
                 uint64_t offset_bytes)
 {
-    if (!target->conn)
-        return -ENOTCONN;
-    return nbdconn_read(target->conn, cmd, buffer, length_bytes, offset_bytes);
+    struct nbdconn *conn = choose(target);
+
+    return conn ? nbdconn_read(conn, cmd, buffer, length_bytes, offset_bytes) : -ENOTCONN;
 }
 
 int target_write(struct target *target, struct nbdcmd *cmd, const void *buffer,
                  uint32_t length_bytes, uint64_t offset_bytes)
 {
-    if (!target->conn)
-        return -ENOTCONN;
-    return nbdconn_write(target->conn, cmd, buffer, length_bytes, offset_bytes,
-                         target->traits.flush == TARGET_FLUSH_NEEDLESS);
+    struct nbdconn *conn = choose(target);
+
+    return conn ? nbdconn_write(conn, cmd, buffer, length_bytes, offset_bytes,
+                                target->traits.flush == TARGET_FLUSH_NEEDLESS)
+                : -ENOTCONN;
 }
 
 int target_trim(struct target *target, struct nbdcmd *cmd, uint32_t length_bytes,
                 uint64_t offset_bytes)
 {
-    if (!target->conn)
-        return -ENOTCONN;
-    return nbdconn_trim(target->conn, cmd, length_bytes, offset_bytes);
+    struct nbdconn *conn = choose(target);
+
+    return conn ? nbdconn_trim(conn, cmd, length_bytes, offset_bytes) : -ENOTCONN;
 }
 
 int target_flush(struct target *target, struct nbdcmd *cmd)
 {
-    if (!target->conn)
-        return -ENOTCONN;
-    return nbdconn_flush(target->conn, cmd);
+    struct nbdconn *conn = choose(target);
+
+    return conn ? nbdconn_flush(conn, cmd) : -ENOTCONN;
 }
 
-void target_deliver(struct target *target)
-{
-    if (target->conn)
-        nbdconn_deliver(target->conn);
-}
-
-/* As judge, for a connection that is to take another one's place: what the disk made of that one's
- * way to be durable (law 6) must go on to hold. */
-static int judge_next(const struct target *target, struct nbd_handle *nbd,
-                      struct traits *ret_traits, char *reason, size_t reason_bytes)
-{
-    int err = judge(target, nbd, ret_traits, reason, reason_bytes);
-
-    if (err == 0 && ret_traits->flush != target->traits.flush) {
-        snprintf(reason, reason_bytes,
-                 "the export flushes, or writes through (FUA), otherwise than before: the disk "
-                 "stays as it is");
-        err = -EINVAL;
-    }
-    return err;
-}
+/* -- probes --------------------------------------------------------------------------------- */
 
 static void on_probed(void *arg)
 {
     struct target *target = arg;
     struct nbd_handle *nbd = NULL;
+    struct traits traits;
     char reason[LIMIT_REASON_BYTES] = "";
-    int err;
+    const char *misfit = NULL;
+    int err = resolve_finish(target->probe, &nbd, reason, sizeof reason);
 
-    err = resolve_finish(target->probe, &nbd, reason, sizeof reason);
     target->probe = NULL;
-    if (err == 0) {
-        err = judge_next(target, nbd, &target->next_traits, reason, sizeof reason);
-        if (err < 0)
-            nbd_close(nbd);
-        else
-            target->next = nbd;
-    }
-    target->handler->probed(target->arg, err < 0 ? NULL : &target->next_traits.properties, reason);
+    if (err == 0)
+        err = traits_read(target->spec, nbd, &traits, reason, sizeof reason);
+    if (err == 0)
+        misfit = traits_misfit(&target->traits, &traits);
+    nbd_close(nbd);
+    target->handler->probed(target->arg, err < 0 || misfit ? NULL : &traits.properties,
+                            misfit ? misfit : reason);
 }
 
 int target_probe(struct target *target)
 {
     if (target->probe)
         return -EALREADY;
-    target_probe_drop(target);
-    return resolve_start(target->spec->config, target->spec->connect_timeout_ms, target->mailbox,
-                         on_probed, target, &target->probe);
+    return resolve_start(target->spec->config, target->session_path,
+                         target->spec->connect_timeout_ms, target->mailbox, on_probed, target,
+                         &target->probe);
 }
 
 void target_probe_drop(struct target *target)
 {
     resolve_cancel(target->probe);
     target->probe = NULL;
-    nbd_close(target->next);
-    target->next = NULL;
-}
-
-void target_switch(struct target *target)
-{
-    struct nbd_handle *nbd = target->next;
-
-    nbdconn_destroy(target->conn);
-    target->conn = NULL;
-    target->next = NULL;
-    target->traits = target->next_traits;
-    keep_alive(nbd);
-    if (nbdconn_create(target->loop, nbd, &conn_handler, target, &target->conn) < 0)
-        target->handler->lost(target->arg, "out of memory");
 }

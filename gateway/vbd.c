@@ -9,8 +9,7 @@
  *     CLOSED before anything else but END; `order` is the last one given.
  *  4. B/state goes to 5 before order FAIL (law 6), and to 6 only after CLOSED: whoever sees 6 may
  *     open the disk elsewhere.
- *  5. CONNECT is ordered only after the mark of a clean stop was taken back in B: a crash from
- *     then on is not taken for a clean stop. Its nodes stay, so that a stop needs no new ones.
+ *  5. CONNECT is ordered only when `blkgate-device` is in B: the kept file is known by it.
  *  6. A vbd that is not ours (FOREIGN) writes nothing at all.
  *  7. What a guest can cause again and again is logged through `chatter`.
  */
@@ -23,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gateway/config.h"
 #include "gateway/vbd_private.h"
@@ -151,8 +151,7 @@ void vbd_order(struct vbd *vbd, enum disk_want want)
 
 void vbd_identity(const struct vbd *vbd, char ret_identity[static VBD_IDENTITY_BYTES])
 {
-    snprintf(ret_identity, VBD_IDENTITY_BYTES, "%016" PRIx64,
-             config_uri_identity(vbd->disk->export_uri));
+    snprintf(ret_identity, VBD_IDENTITY_BYTES, "%016" PRIx64, config_disk_identity(vbd->disk));
 }
 
 static void set_reason(struct vbd *vbd, const char *reason)
@@ -173,7 +172,8 @@ static void forget_device(struct vbd *vbd)
     vbd->went_back = false;
     vbd->alive = vbd->frontend_dead = false;
     vbd->spent = vbd->unclean = vbd->resumed = vbd->waiting = false;
-    vbd->removing = vbd->orphan = vbd->served = vbd->release = vbd->offered = false;
+    vbd->removing = vbd->orphan = vbd->served = vbd->suspending = vbd->offered = false;
+    vbd->device_nonce = 0;
     vbd->reason[0] = vbd->status[0] = '\0';
     vbd->connected_before = false;
     memset(&vbd->node, 0, sizeof(vbd->node));
@@ -187,6 +187,7 @@ void vbd_end_device(struct vbd *vbd)
     store_unwatch(vbd->host->store, vbd->watch);
     vbd->watch = NULL;
     if (vbd->link) {
+        vbd->order.at_once = vbd->stopping;
         vbd_order(vbd, DISK_WANT_END);
         vbd_set_state(vbd, VBD_ENDING);
         return;
@@ -204,7 +205,7 @@ static void closed(struct vbd *vbd)
                     vbd->report.reason);
     else
         log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name, "closed");
-    vbd->served = false;
+    vbd->served = vbd->served && vbd->suspending;
     vbd_set_state(vbd, VBD_IDLE);
 }
 
@@ -248,6 +249,10 @@ static void hear(struct vbd *vbd)
             vbd_set_state(vbd, VBD_CONNECTED);
         break;
     case DISK_REFUSED:
+        if (vbd->resumed && (vbd->state == VBD_OPENING || vbd->state == VBD_CONNECTING)) {
+            vbd_hold_instead(vbd, report.reason);
+            break;
+        }
         vbd->served = vbd->served && vbd->state != VBD_CONNECTING;
         /* fall through */
     case DISK_LOST:
@@ -305,6 +310,16 @@ static int adopt(struct vbd *vbd, const struct vbd_node *node)
     return 0;
 }
 
+/* Without B there is no device, and nothing of it may be written any more. */
+static void be_over(struct vbd *vbd)
+{
+    char path[LIMIT_PATH_BYTES];
+
+    vbd_keep_path(vbd, path, sizeof(path));
+    (void)unlink(path);
+    vbd_set_state(vbd, VBD_OVER);
+}
+
 /* Who waits for it is told why, if it is ours. */
 static void not_adopted(struct vbd *vbd, int error)
 {
@@ -340,7 +355,7 @@ static void look(struct vbd *vbd)
     if (ret < 0)
         not_adopted(vbd, ret);
     else if (!exists)
-        vbd_set_state(vbd, VBD_OVER);
+        be_over(vbd);
     else if (vbd->state == VBD_NEW)
         vbd_set_state(vbd, VBD_FOREIGN);
 }
@@ -351,14 +366,16 @@ static void remember(struct vbd *vbd, const struct vbd_seen *seen)
     bool at_work = seen->frontend >= XENBUS_INITIALISED && seen->frontend <= XENBUS_CLOSING;
     bool first = vbd->known == XENBUS_ABSENT;
 
+    if (first)
+        vbd->device_nonce = seen->device_nonce;
     if (first && at_work && (seen->own == XENBUS_CONNECTED || seen->own == XENBUS_CLOSING)) {
         bool same =
-            vbd->disk && config_uri_identity(vbd->disk->export_uri) == seen->released_export;
+            vbd->disk && (seen->export_id == 0 || config_disk_reaches(vbd->disk, seen->export_id));
 
-        vbd->resumed = seen->released && same;
-        vbd->rings.shape = seen->released_shape;
-        vbd->unclean = !vbd->resumed; /* without a disk too: the next start may have it again */
-        if (seen->released && vbd->disk && !same)
+        vbd->resumed = same;
+        vbd->rings.shape = seen->past_shape;
+        vbd->unclean = !same; /* without a disk too: the next start may have it again */
+        if (vbd->disk && !same)
             set_reason(vbd, "its export in the configuration is not the one that the guest is "
                             "connected to: write that one, or have the guest close it");
     }
@@ -390,7 +407,7 @@ static bool is_orphan(struct vbd *vbd, const struct vbd_seen *seen)
 }
 
 /* Has the frontend made its rings anew, with no word of goodbye? They may be other ones; the same
- * ones, of the same names, tell by the state alone. */
+ * ones, of the same names, tell by the state, or by what is in them (the disk's word). */
 static bool rings_anew(struct vbd *vbd, const struct vbd_seen *seen)
 {
     struct disk_order order;
@@ -403,7 +420,7 @@ static bool rings_anew(struct vbd *vbd, const struct vbd_seen *seen)
     if (vbd_nodes_rings(vbd->host->store, vbd->back, &vbd->node, &vbd->rings.shape, &order,
                         unused) < 0)
         return false;
-    return vbd->went_back || !vbd_ring_same(&order, &vbd->order);
+    return vbd->went_back || vbd->report.stale || !vbd_ring_same(&order, &vbd->order);
 }
 
 /* A `vbd` with a script is xen-blkback's to put into state 2, if there is one. */
@@ -479,30 +496,15 @@ static void step(struct vbd *vbd)
 
 /* -- the stop ------------------------------------------------------------------------------ */
 
-/* Two values, no new node: a quota cannot forbid it. */
-static void leave_mark(struct vbd *vbd)
-{
-    char identity[VBD_IDENTITY_BYTES];
-    struct vbd_write marks[] = {{KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RELEASED, "1"}};
-    int ret;
-
-    vbd_identity(vbd, identity);
-    ret = vbd_nodes_write(vbd->host->store, vbd->back, XENBUS_ABSENT, XENBUS_ABSENT, marks, 2);
-    vbd->release = false;
-    if (ret < 0 && ret != -ENOENT)
-        log_error(vbd->name, "released, but xenstore says %s: the next start will hold it",
-                  strerror(-ret));
-    else if (ret == 0)
-        log_info(vbd->name, "released; the guest waits for the next start");
-}
-
-/* Drained: a mark for the next start, or the state 6 that the frontend still waits for. */
+/* Suspended, or the state 6 that the frontend still waits for. */
 static void stop_idle(struct vbd *vbd)
 {
     struct vbd_seen seen;
 
-    if (vbd->release) {
-        leave_mark(vbd);
+    if (vbd->suspending) {
+        vbd->suspending = false;
+        if (vbd->served)
+            log_info(vbd->name, "released; the guest waits for the next start");
     } else if (vbd->state == VBD_IDLE && see(vbd, &seen) == 0 &&
                decide(vbd, &seen) == XENBUS_DO_CLOSED) {
         vbd_act(vbd, &seen, XENBUS_DO_CLOSED);
@@ -520,11 +522,13 @@ static void stop_step(struct vbd *vbd)
     case VBD_FOREIGN: vbd_set_state(vbd, VBD_OVER); break;
     case VBD_IDLE:
     case VBD_HELD: stop_idle(vbd); break;
+    case VBD_OPENING: /* there may be something kept already */
+    case VBD_READY:
     case VBD_CONNECTING:
     case VBD_CONNECTED:
     case VBD_SERVING:
-        vbd->release = true;
-        vbd_order(vbd, DISK_WANT_CLOSE);
+        vbd->suspending = true;
+        vbd_order(vbd, DISK_WANT_SUSPEND);
         vbd_set_state(vbd, VBD_CLOSING);
         break;
     case VBD_BROKEN:
@@ -533,11 +537,14 @@ static void stop_step(struct vbd *vbd)
         if (vbd->state == VBD_BROKEN)
             vbd_end_device(vbd);
         break;
-    case VBD_OPENING:
-    case VBD_READY:
     case VBD_FAILED: vbd_end_device(vbd); break;
-    case VBD_CLOSING:
     case VBD_ENDING:
+        if (!vbd->order.at_once) {
+            vbd->order.at_once = true;
+            vbd_order(vbd, DISK_WANT_END);
+        }
+        break;
+    case VBD_CLOSING:
     case VBD_OVER: break; /* to be waited for */
     }
 }

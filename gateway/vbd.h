@@ -50,25 +50,31 @@
  * it is in and tries again every second; its status, where there is room for it, is "failed:
  * REASON" meanwhile, and the log says it once. The others go on, and a stop needs no new node.
  *
- * Stop and start. A clean stop drains and flushes, leaves B/state at 4 (or 5), writes
- * `blkgate-released` = 1 and ends. What a start does, by B/state and frontend (F):
+ * Stop and start. What a disk has in flight, and not flushed, lives in its kept file (keep.h), so a
+ * stop is a crash that waits a few seconds for the server first: it leaves B/state as it is. From
+ * the moment rings are connected B has `blkgate-device`, a number of this life of the device, and
+ * `blkgate-export`, one of the export. What a start does, by B/state and frontend (F):
  *
- *      B    F          released    not released
+ *      B    F          with the kept file of this device     without
  *      1    any        as a new device
  *      2    any        open; connect when F is 3 or 4 (the guest waits for our 4)
- *      4    3, 4       open, connect, serve on; the guest noticed nothing      HELD: untouched
- *      4    5          connect and serve until 6; state 5                      state 5, HELD
- *      5    3, 4, 5    open, connect, serve until 6                            HELD: untouched
- *      4,5  1          state 2, open: the guest began anew
- *      4,5  6, absent  state 6
+ *      4    3, 4       connect and serve on; the guest       the same, if no request is in flight;
+ *                      noticed nothing                       else HELD: untouched
+ *      4    5          connect and serve until 6; state 5    the same, or HELD
+ *      5    3, 4, 5    connect, serve until 6                the same, or HELD
+ *      4,5  1          state 2, open: the guest began anew. What was not flushed is kept
+ *      4,5  6, absent  what was not flushed is written       state 6
+ *                      and flushed, then state 6
  *      6    6, absent  nothing
  *      6    1, 3, 4    state 2, open
+ *      none            the file is removed
  *
- * The mark is taken back (0) before the rings are touched again. Held is also what is released but
- * not in the configuration any more, or there with another export, or whose server has less than
- * the guest was told (size, flush, writing): put right, the next start takes it up. HELD ends when
- * the frontend closes or B goes. If xenstored itself died and came back without B, a connected disk
- * is served on untouched.
+ * "In flight" is what the ring says: requests beyond the responses. A ring that the guest has made
+ * anew while there was no daemon (its nonce is gone) is connected as a new one. HELD is also what
+ * the configuration does not have any more, or has with another export, and what has a file that
+ * cannot be used (damaged, or of a newer version): put right, the next start takes it up. HELD ends
+ * when the frontend closes or B goes. If xenstored itself died and came back without B, a connected
+ * disk is served on untouched.
  */
 #ifndef BLKGATE_GATEWAY_VBD_H
 #define BLKGATE_GATEWAY_VBD_H

@@ -6,10 +6,15 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "gateway/config.h"
+#include "gateway/keepdir.h"
 #include "gateway/vbd_private.h"
 #include "gateway/xs.h"
+#include "proto/ring.h"
 
 static const char failure[] = "failed: ";
 
@@ -116,7 +121,7 @@ static bool has_uri(const struct vbd *vbd, char *ret_uri, size_t bytes)
 {
     if (!vbd->node.script || (vbd->report.properties.readonly && !vbd->node.readonly))
         return false;
-    return config_uri_for_qemu(vbd->disk->export_uri, ret_uri, bytes) == 0;
+    return config_uri_for_qemu(config_disk_uri(vbd->disk), ret_uri, bytes) == 0;
 }
 
 /* "": there is nothing to say. */
@@ -179,16 +184,50 @@ int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen)
 
 /* -- actions ------------------------------------------------------------------------------- */
 
+void vbd_keep_path(const struct vbd *vbd, char *ret_path, size_t bytes)
+{
+    keepdir_file(vbd->host->config->keep_dir, vbd_kind_name(vbd->kind), vbd->domid, vbd->devid,
+                 ret_path, bytes);
+}
+
+static uint64_t make_nonce(void)
+{
+    uint64_t nonce = 0;
+
+    while (nonce == 0)
+        if (getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce))
+            nonce = (uint64_t)time(NULL) << 20 | (uint64_t)getpid();
+    return nonce;
+}
+
+/* What the disk is to know of the device before it opens anything. */
+static void order_open(struct vbd *vbd)
+{
+    const struct config *config = vbd->host->config;
+
+    if (vbd->device_nonce == 0)
+        vbd->device_nonce = make_nonce();
+    vbd->order.device_nonce = vbd->device_nonce;
+    vbd->order.entry_count = LIMIT_QUEUES * LIMIT_RING_SLOTS;
+    if (vbd->offered || vbd->kind != VBD_KIND_VBD)
+        vbd->order.entry_count =
+            config->queues * ring_slots(BLKIF_ABI_X86_64, 1u << config->ring_page_order);
+    vbd->order.resume = vbd->resumed;
+    vbd_order(vbd, DISK_WANT_OPEN);
+}
+
 static int make_link(struct vbd *vbd)
 {
     struct disklink_spec spec = {
         .config = vbd->disk,
         .domid = vbd->domid,
+        .devid = vbd->devid,
         .readonly = vbd_is_readonly(vbd),
         .connect_timeout_ms = vbd->host->config->connect_timeout_ms,
     };
 
     snprintf(spec.name, sizeof(spec.name), "%s", vbd->name);
+    vbd_keep_path(vbd, spec.keep_path, sizeof(spec.keep_path));
     return disklink_create(&spec, vbd->host->box, vbd_on_report, vbd, &vbd->link);
 }
 
@@ -226,7 +265,7 @@ static void do_open(struct vbd *vbd, const struct vbd_seen *seen)
     vbd->order.life++;
     vbd->served = false;
     memset(&vbd->report, 0, sizeof(vbd->report));
-    vbd_order(vbd, DISK_WANT_OPEN);
+    order_open(vbd);
     ret = first ? vbd->host->place(vbd->host, vbd->link) : 0;
     if (ret < 0) {
         disklink_destroy(vbd->link);
@@ -314,8 +353,8 @@ static bool offers_discard(const struct vbd *vbd)
     return vbd->node.discard && vbd->report.properties.discard;
 }
 
-/* A released disk: does the server still have what the guest was told? -EBADF and the reason if
- * not. Grown is all right, for the guest is told of it when it is connected again. */
+/* A disk taken up again: does the server still have what the guest was told? -EBADF and the reason
+ * if not. Grown is all right, for the guest is told of it when it is connected again. */
 static int check_told(struct vbd *vbd, char ret_reason[static LIMIT_REASON_BYTES])
 {
     const struct disk_properties *is = &vbd->report.properties;
@@ -341,13 +380,12 @@ static int check_told(struct vbd *vbd, char ret_reason[static LIMIT_REASON_BYTES
     return -EBADF;
 }
 
-/* The mark of the clean stop stays in B: the next start may find everything in order again. */
-static void do_hold_instead(struct vbd *vbd, const char *reason)
+void vbd_hold_instead(struct vbd *vbd, const char *reason)
 {
     snprintf(vbd->reason, sizeof(vbd->reason), "%s", reason);
     vbd->resumed = false;
     vbd->unclean = true;
-    vbd_order(vbd, DISK_WANT_CLOSE);
+    vbd_order(vbd, DISK_WANT_SUSPEND);
     vbd_set_state(vbd, VBD_CLOSING);
 }
 
@@ -375,15 +413,15 @@ static const char *shape_words(const struct vbd_ring_shape *shape)
 
 static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
 {
-    char identity[VBD_IDENTITY_BYTES];
+    char device[24], identity[VBD_IDENTITY_BYTES];
     struct vbd_write marks[] = {
-        {KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RINGS, ""}, {KEY_BLKGATE_RELEASED, "0"}};
+        {KEY_BLKGATE_DEVICE, device}, {KEY_BLKGATE_EXPORT, identity}, {KEY_BLKGATE_RINGS, ""}};
     char reason[LIMIT_REASON_BYTES];
     struct vbd_seen now;
     int ret = vbd->resumed ? check_told(vbd, reason) : 0;
 
     if (ret == -EBADF) {
-        do_hold_instead(vbd, reason);
+        vbd_hold_instead(vbd, reason);
         return;
     }
     if (ret == 0)
@@ -400,8 +438,9 @@ static void do_connect(struct vbd *vbd, const struct vbd_seen *seen)
         vbd_not_now(vbd, "not connected", ret);
         return;
     }
+    snprintf(device, sizeof(device), "%016" PRIx64, vbd->device_nonce);
     vbd_identity(vbd, identity);
-    marks[1].value = shape_words(&vbd->rings.shape);
+    marks[2].value = shape_words(&vbd->rings.shape);
     ret = vbd_nodes_write(vbd->host->store, vbd->back, seen->own, XENBUS_ABSENT, marks, 3);
     if (ret < 0) {
         vbd_not_now(vbd, "not connected", ret);
@@ -504,8 +543,25 @@ static void do_close(struct vbd *vbd, const struct vbd_seen *seen)
     vbd_set_state(vbd, VBD_CLOSING);
 }
 
+/* The guest closed it, or died, while there was no daemon: what was answered and not flushed is
+ * still to be written before state 6 says that the disk may be opened elsewhere. */
+static bool has_kept(const struct vbd *vbd)
+{
+    char path[LIMIT_PATH_BYTES];
+
+    if (vbd->link || !vbd->disk || vbd->spent || vbd->stopping || vbd->device_nonce == 0)
+        return false;
+    vbd_keep_path(vbd, path, sizeof(path));
+    return access(path, F_OK) == 0;
+}
+
 static void do_closed(struct vbd *vbd, const struct vbd_seen *seen)
 {
+    if (vbd->state == VBD_IDLE && has_kept(vbd)) {
+        vbd->resumed = true;
+        do_open(vbd, seen);
+        return;
+    }
     if (vbd->state == VBD_HELD) /* all that was held is gone with the frontend */
         vbd_set_state(vbd, VBD_IDLE);
     (void)go(vbd, seen, XENBUS_CLOSED, NULL, 0);
@@ -537,7 +593,7 @@ static void do_hold(struct vbd *vbd, const struct vbd_seen *seen)
     if (!vbd->reason[0]) /* else it says what else is wrong */
         snprintf(
             vbd->reason, sizeof(vbd->reason),
-            "an earlier blkgated died while serving it; requests may be in flight, so it is not "
+            "an earlier blkgated served it, and it is not in the configuration any more; it is not "
             "touched until the guest closes it");
     log_error(vbd->name, "held: %s (its state is %s, the frontend's %s)", vbd->reason,
               xenbus_state_name(seen->own), xenbus_state_name(seen->frontend));

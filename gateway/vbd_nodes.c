@@ -215,22 +215,29 @@ int vbd_nodes_disk(const struct vbd_node *node, const struct config *config,
     return 0;
 }
 
-static int read_released(struct store *store, const char *back, struct vbd_seen *seen)
+static int read_hex(struct store *store, const char *back, const char *key, uint64_t *ret_value)
 {
     char word[SMALL_BYTES];
-    char *end = word;
-    int ret = read_is(store, back, KEY_BLKGATE_RELEASED, "1", &seen->released);
+    int ret = read_word(store, STORE_ALONE, back, key, word);
 
-    if (ret < 0)
-        return ret;
-    ret = read_word(store, STORE_ALONE, back, KEY_BLKGATE_EXPORT, word);
     if (ret == 0)
-        seen->released_export = strtoull(word, &end, 16);
-    if (ret == 0 || ret == -ENOENT)
+        *ret_value = strtoull(word, NULL, 16);
+    return ret == -ENOENT ? 0 : ret;
+}
+
+/* What an earlier daemon left to us. */
+static int read_past(struct store *store, const char *back, struct vbd_seen *seen)
+{
+    char word[SMALL_BYTES];
+    int ret = read_hex(store, back, KEY_BLKGATE_DEVICE, &seen->device_nonce);
+
+    if (ret == 0)
+        ret = read_hex(store, back, KEY_BLKGATE_EXPORT, &seen->export_id);
+    if (ret == 0)
         ret = read_word(store, STORE_ALONE, back, KEY_BLKGATE_RINGS, word);
     if (ret == 0) {
-        seen->released_shape.one_queue = strstr(word, BLKGATE_ONE_QUEUE) != NULL;
-        seen->released_shape.one_page = strstr(word, BLKGATE_ONE_PAGE) != NULL;
+        seen->past_shape.one_queue = strstr(word, BLKGATE_ONE_QUEUE) != NULL;
+        seen->past_shape.one_page = strstr(word, BLKGATE_ONE_PAGE) != NULL;
     }
     return ret == -ENOENT ? 0 : ret;
 }
@@ -256,7 +263,7 @@ static int read_hotplug(struct store *store, const char *back, struct vbd_seen *
 }
 
 int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *node,
-                  bool look_for_released, struct vbd_seen *ret_seen)
+                  bool look_for_past, struct vbd_seen *ret_seen)
 {
     struct vbd_seen seen = {0};
     char status[LIMIT_XENSTORE_BYTES], word[SMALL_BYTES];
@@ -280,8 +287,8 @@ int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *
             return ret;
         seen.status = ret != -ENOENT;
     }
-    if (look_for_released) {
-        ret = read_released(store, back, &seen);
+    if (look_for_past) {
+        ret = read_past(store, back, &seen);
         if (ret < 0)
             return ret;
     }

@@ -59,13 +59,13 @@ struct vbd_seen {
     enum vbd_hotplug hotplug;
     enum vbd_shutdown shutdown;
     bool shutdown_done;
-    bool status;   /* our status node is there; only looked for in states 1 and 2 */
-    bool released; /* only looked for if asked to, as are the export that was, and its rings */
-    uint64_t released_export;
-    struct vbd_ring_shape released_shape;
+    bool status;           /* our status node is there; only looked for in states 1 and 2 */
+    uint64_t device_nonce; /* these three only if asked for; 0: absent */
+    uint64_t export_id;
+    struct vbd_ring_shape past_shape;
 };
 int vbd_nodes_see(struct store *store, const char *back, const struct vbd_node *node,
-                  bool look_for_released, struct vbd_seen *ret_seen);
+                  bool look_for_past, struct vbd_seen *ret_seen);
 
 /* One write (value NULL: removal) of a transaction. */
 struct vbd_write {

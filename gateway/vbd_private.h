@@ -63,7 +63,8 @@ struct vbd {
     struct disk_report report; /* of this life */
     uint64_t shown_sectors;    /* in `sectors` */
     bool served;               /* rings were served in this life: FAIL is due before CLOSE */
-    bool release;              /* CLOSING for a stop: leave the mark of it */
+    bool suspending;           /* CLOSING for a stop: the guest waits for the next start */
+    uint64_t device_nonce;     /* in blkgate-device; 0: none yet */
 };
 
 enum { VBD_IDENTITY_BYTES = 24 };
@@ -80,6 +81,9 @@ void vbd_wake_in(struct vbd *vbd, uint64_t ms);
 void vbd_end_device(struct vbd *vbd);
 
 /* vbd_act.c */
+void vbd_keep_path(const struct vbd *vbd, char *ret_path, size_t bytes); /* its kept file's */
+/* Not connected again after all: what was kept stays, and so does B. */
+void vbd_hold_instead(struct vbd *vbd, const char *reason);
 void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action action);
 /* -ESTALE: B is not the device that was found any more, and nothing was written. */
 int vbd_show_status(struct vbd *vbd, const struct vbd_seen *seen);

@@ -338,6 +338,17 @@ void journal_record_set(struct journal *journal, uint32_t number, enum journal_r
     }
 }
 
+void journal_record_gone(struct journal *journal, uint32_t number, bool gone, uint32_t gone_s)
+{
+    struct file_record *record = record_at(journal, number);
+    uint32_t low = low_of(record->word) & (RECORD_KIND | RECORD_FUA);
+
+    assert(record_state(record) != JOURNAL_FREE);
+    if (gone)
+        low |= RECORD_GONE | gone_s % JOURNAL_GONE_MODULUS << RECORD_GONE_SHIFT;
+    store64(&record->word, join(high_of(record->word), low));
+}
+
 bool journal_record(const struct journal *journal, uint32_t number,
                     struct journal_record *ret_record)
 {
@@ -349,6 +360,8 @@ bool journal_record(const struct journal *journal, uint32_t number,
         .kind = (enum journal_record_kind)record_kind(file),
         .state = (enum journal_record_state)record_state(file),
         .fua = (file->word & RECORD_FUA) != 0,
+        .gone = (file->word & RECORD_GONE) != 0,
+        .gone_s = low_of(file->word) >> RECORD_GONE_SHIFT,
         .length_bytes = (uint32_t)extent_bytes(file->extent),
         .offset_bytes = file->offset_bytes,
         .data_at_bytes = record_kind(file) == JOURNAL_WRITE ? extent_begin(file->extent) : 0,

@@ -100,7 +100,7 @@
 #include "proto/limits.h"
 #include "proto/ring.h"
 
-enum { JOURNAL_VERSION = 1 };
+enum { JOURNAL_VERSION = 1, JOURNAL_GONE_MODULUS = 1 << 22 };
 
 /* -- the file ---------------------------------------------------------------------------------- */
 
@@ -262,7 +262,9 @@ enum journal_record_state {
 struct journal_record {
     enum journal_record_kind kind;
     enum journal_record_state state;
-    bool fua;               /* sent with FUA, and so to be sent again with it */
+    bool fua;  /* sent with FUA, and so to be sent again with it */
+    bool gone; /* see journal_record_gone */
+    uint32_t gone_s;
     uint32_t length_bytes;  /* whole sectors, not 0 */
     uint64_t offset_bytes;  /* on the disk */
     uint64_t data_at_bytes; /* JOURNAL_WRITE */
@@ -274,6 +276,13 @@ int journal_record_add(struct journal *journal, const struct journal_record *rec
                        uint32_t *ret_number);
 /* Only along the arrows above (asserted). */
 void journal_record_set(struct journal *journal, uint32_t number, enum journal_record_state state);
+/*
+ * Of SENT, DONE_OUT and GHOST: no connection over which it was sent has been open since `gone_s`,
+ * so that a server's time to execute it late need not begin again with every life. Taken back
+ * (`gone` false) before it is sent once more. A clock in seconds that all lives of the daemon
+ * share, modulo JOURNAL_GONE_MODULUS: who is away for longer only waits longer.
+ */
+void journal_record_gone(struct journal *journal, uint32_t number, bool gone, uint32_t gone_s);
 /* False if it is free. */
 bool journal_record(const struct journal *journal, uint32_t number,
                     struct journal_record *ret_record);

@@ -120,7 +120,7 @@ static bool has_data(const struct file_record *record)
 const char *record_fault(const struct journal *journal, const struct file_record *record)
 {
     if (record_state(record) == RECORD_STATES ||
-        (low_of(record->word) & ~(uint32_t)(RECORD_KIND | RECORD_FUA)) != 0)
+        (!(record->word & RECORD_GONE) && low_of(record->word) >> RECORD_GONE_SHIFT != 0))
         return "no state";
     if (record_state(record) == JOURNAL_FREE)
         return record->word == 0 ? NULL : "no state";

@@ -53,7 +53,13 @@ struct file_entry {
     uint8_t slot[LIMIT_SLOT_BYTES];
 };
 
-enum { RECORD_STATES = JOURNAL_GHOST + 1, RECORD_KIND = 0xff, RECORD_FUA = 0x100 };
+enum {
+    RECORD_STATES = JOURNAL_GHOST + 1,
+    RECORD_KIND = 0xff,
+    RECORD_FUA = 0x100,
+    RECORD_GONE = 0x200, /* and the seconds of its clock from here on */
+    RECORD_GONE_SHIFT = 10,
+};
 
 static const uint32_t record_tags[RECORD_STATES] = {
     [JOURNAL_FREE] = 0,           [JOURNAL_SENT] = 0x53454e54,
@@ -62,7 +68,7 @@ static const uint32_t record_tags[RECORD_STATES] = {
 };
 
 struct file_record {
-    uint64_t word; /* tag << 32 | RECORD_FUA | kind */
+    uint64_t word; /* tag << 32 | seconds << RECORD_GONE_SHIFT | RECORD_GONE | RECORD_FUA | kind */
     uint64_t extent;
     uint64_t sequence;
     uint64_t offset_bytes;

@@ -38,11 +38,18 @@ enum limits {
     LIMIT_KEPT_BYTES = 1 << 30, /* a kept file's data: more would take too long to replay */
     LIMIT_REASON_BYTES = 192,   /* an error text in xenstore and log: one line on a terminal */
 
+    LIMIT_RECORDS_PER_DISK = 8192,    /* writes that no flush covers yet; we flush at half of it */
+    LIMIT_KEPT_FLOOR_BYTES = 2 << 20, /* of them, that each disk has for itself */
+    LIMIT_KEPT_PER_DISK_BYTES = 64 << 20, /* and at most: a replay of it takes a second or two */
+
     /* -- the daemon -------------------------------------------------------------------------- */
     LIMIT_WORKERS = 64,             /* threads; more than the CPUs of a big dom0 is a mistake */
     LIMIT_DISKS = 4096,             /* vbds served at once: a dom0's event channels end there */
     LIMIT_CONNECT_THREADS = 256,    /* connects under way; beyond it they queue (256 KiB stacks) */
+    LIMIT_FENCE_THREADS = 16,       /* hooks that run at once, a process each; others queue */
     LIMIT_SLAB_BYTES = 64 << 20,    /* data in flight per worker; touched pages only cost memory */
+    LIMIT_PARKED = 16,              /* lost sessions of a disk that may still execute something */
+    LIMIT_PATH_BYTES = 1024,        /* of a file of ours */
     LIMIT_COMMANDS_IN_FLIGHT = 64,  /* per connection: libnbd searches its list linearly */
     LIMIT_LOOKAHEAD_REQUESTS = 512, /* to start, of a disk: each is compared with all older ones */
     LIMIT_ROUNDS_PER_TURN = 8,      /* work rounds before the loop looks at its fds again */
@@ -51,8 +58,19 @@ enum limits {
     LIMIT_CONFIG_BYTES = 1 << 20,   /* a config file beyond it is not a config file */
     LIMIT_CONFIG_LINE_BYTES = 16 << 10, /* LIMIT_EXPORT_NAME_BYTES percent-encoded, and a socket */
 
+    /* -- what a configuration may ask for ---------------------------------------------------- */
+    LIMIT_PATHS = 8,            /* exports of a disk: two servers, four addresses each */
+    LIMIT_CONNECTIONS = 16,     /* of one session: beyond a server's CPUs they bring nothing */
+    LIMIT_MEMORY_MIB = 1 << 20, /* kept write data: a host has less than 1 TiB to spare */
+    LIMIT_COMMAND_TIMEOUT_MS = 3600000, /* what takes longer than an hour is not answered at all */
+    LIMIT_HOLD_MS = 86400000,           /* who would wait longer than a day waits for ever */
+    LIMIT_FENCE_TIME_MS = 3600000,      /* writes wait for it; a hook is the better fence then */
+    LIMIT_FENCE_WORDS = 32,             /* of the hook's command; a longer one is for a script */
+
     /* -- time -------------------------------------------------------------------------------- */
     LIMIT_CONNECT_MS = 8000,      /* one connect, handshake included: libxl waits 10 s for 2 */
+    LIMIT_FENCE_MS = 30000,       /* a hook's time: a blocklist or a power switch needs seconds */
+    LIMIT_FENCE_END_MS = 1000,    /* for one that was killed to be gone */
     LIMIT_CLOSE_MS = 8000,        /* answer, drain, flush, disconnect: libxl waits 10 s for 6 */
     LIMIT_CLOSE_MARGIN_MS = 1000, /* of it: for xenstore, and for a busy host */
     LIMIT_STOP_MS = 15000,        /* SIGTERM to exit, all disks; systemd waits 90 s */
@@ -65,9 +83,21 @@ enum limits {
     LIMIT_QUOTA_NEAR_PERCENT = 80, /* from here on the operator is told */
     LIMIT_XENSTORE_EVENTS = 4096,  /* watch events taken before the loop looks elsewhere */
 
+    LIMIT_RETRY_FIRST_MS = 100, /* between two rounds of connects to a disk's paths ... */
+    LIMIT_RETRY_MS = 2000,      /* ... twice as long every time, up to this */
+    LIMIT_LASTING_MS = 500, /* a session that was up for so long was worth having: from the start */
+    LIMIT_UNACKNOWLEDGED_MS =
+        20000,                    /* TCP: what was sent and not acknowledged for so long is lost */
+    LIMIT_FENCE_RETRY_MS = 10000, /* after a fence program that failed */
+    LIMIT_BUSY_MS = 1000,         /* until a kept file that another daemon has is tried again */
+    LIMIT_REST_MS = 1000,         /* before a request that failed is tried again (on-error) */
+    LIMIT_PATIENCE_MS = 480000,   /* a command's deadline, doubled whenever it was of no use */
+    LIMIT_SUSPEND_MS = 5000,      /* a stop waits so long for the server; the rest is kept */
+
     /* -- log ---------------------------------------------------------------------------------- */
     LIMIT_LOG_LINES = 5,         /* of one kind, for one disk ... */
     LIMIT_LOG_WINDOW_MS = 10000, /* ... in this time; then one line that counts the rest */
+    LIMIT_FENCE_LINES = 50,      /* of all hooks' output, in that time */
 };
 
 #endif

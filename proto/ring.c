@@ -85,6 +85,13 @@ void ring_set_nonce(struct ring *ring, uint64_t nonce)
                      __ATOMIC_RELEASE);
 }
 
+bool ring_has_nonce(const struct ring *ring, uint64_t nonce)
+{
+    return __atomic_load_n(
+               (const volatile uint64_t *)(const volatile void *)(ring->shared + AT_NONCE),
+               __ATOMIC_RELAXED) == nonce;
+}
+
 /*
  * Reads req_prod once: how many requests wait, or -EPROTO. One comparison refuses both a guest too
  * far ahead (RING_REQUEST_PROD_OVERFLOW) and one that went back behind what was taken; what passes

@@ -66,6 +66,10 @@ int ring_resume(struct ring *ring, void *shared, uint32_t pages, enum blkif_abi 
 
 void ring_set_nonce(struct ring *ring, uint64_t nonce);
 
+/* Is it still there? If not, the guest has made the ring anew, and it is no longer ours to touch.
+ */
+bool ring_has_nonce(const struct ring *ring, uint64_t nonce);
+
 /* Takes one request: copies its slot, once, to `slot`, with zeros beyond the slot's length. 1
  * taken, 0 nothing there, -EPROTO broken. */
 int ring_take(struct ring *ring, uint8_t slot[static LIMIT_SLOT_BYTES]);

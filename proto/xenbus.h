@@ -65,17 +65,17 @@
 #define KEY_RING_ORDER          "ring-page-order"
 #define KEY_EVENT_CHANNEL       "event-channel"
 #define KEY_NUM_QUEUES          "multi-queue-num-queues"
-/* Ours, in B: "opening", "ready", "failed: REASON" or "held: REASON"; the mark of a clean stop (1),
- * the identity of the export (config_uri_identity, for the guest may read it), and what of F's ring
- * nodes is an earlier frontend's (the words below); for a hotplug script the export itself, which
- * no guest may read. */
-#define KEY_BLKGATE_STATUS   "blkgate-status"
-#define KEY_BLKGATE_RELEASED "blkgate-released"
-#define KEY_BLKGATE_EXPORT   "blkgate-export"
-#define KEY_BLKGATE_RINGS    "blkgate-rings"
-#define BLKGATE_ONE_QUEUE    "one-queue"
-#define BLKGATE_ONE_PAGE     "one-page"
-#define KEY_BLKGATE_URI      "blkgate-uri"
+/* Ours, in B: "opening", "ready", "failed: REASON" or "held: REASON"; which life of the device this
+ * is, and of which export (config_uri_identity, for the guest may read it); what of F's ring nodes
+ * is an earlier frontend's (the words below); and for a hotplug script the export itself, which no
+ * guest may read. */
+#define KEY_BLKGATE_STATUS "blkgate-status"
+#define KEY_BLKGATE_DEVICE "blkgate-device"
+#define KEY_BLKGATE_EXPORT "blkgate-export"
+#define KEY_BLKGATE_RINGS  "blkgate-rings"
+#define BLKGATE_ONE_QUEUE  "one-queue"
+#define BLKGATE_ONE_PAGE   "one-page"
+#define KEY_BLKGATE_URI    "blkgate-uri"
 
 enum { XENBUS_DOMID_MAX = 0x7fef }; /* DOMID_FIRST_RESERVED is 0x7ff0 */
 
@@ -128,7 +128,7 @@ struct xenbus_view {
     bool rings_anew;    /* F names other rings than this life's, or went from 4 back to 3 */
     bool spent;         /* this coming of the frontend was refused or failed already */
     bool unclean;       /* found connected to a daemon that died: rings are not to be touched */
-    bool resumed;       /* found connected and released by a daemon that stopped */
+    bool resumed;       /* found connected by an earlier daemon, and taken up again */
     bool remove;        /* nobody else removes B when all is over (driver domain) */
 };
 

@@ -27,14 +27,15 @@ check_directions() {
     [ -z "$found" ] || complain "proto/ includes from gateway/: $found"
     found=$(grep -nE '#include <(sys/|unistd|pthread|errno\.h.*libc)' proto/*.[ch] | grep -v errno.h)
     [ -z "$found" ] || complain "proto/ is pure: $found"
-    only 'libnbd.h' 'gateway/(nbdconn|resolve|target).c'
+    only 'libnbd.h' 'gateway/(nbdconn|resolve|traits|target).c'
     only 'xengnttab.h' 'gateway/grants.c'
     only 'xenevtchn.h' 'gateway/evtchn.c'
     only 'xenstore.h' 'gateway/(xs|cli/nodes).c'
     only 'ini.h' 'gateway/config.c'
-    only 'ev.h' 'gateway/((mailbox|evtchn|nbdconn|disk|worker|backend|vbd|vbd_act|xs).c|(disk|vbd)_private.h)'
-    only 'gateway/(queue|target|nbdconn|grants|evtchn|slab|request).h' \
-        'gateway/(queue|target|nbdconn|grants|evtchn|slab|request|disk[a-z_]*|worker)\.[ch]'
+    only 'ev.h' 'gateway/((mailbox|evtchn|nbdconn|target|disk|worker|backend|vbd|vbd_act|xs).c|(disk|vbd)_private.h|parked.h)'
+    only 'gateway/(queue|target|traits|parked|nbdconn|grants|evtchn|slab|keep|request).h' \
+        'gateway/(queue|target|traits|parked|nbdconn|grants|evtchn|slab|keep|request|disk[a-z_]*|worker|main)\.[ch]'
+    only 'gateway/program.h' 'gateway/(program|fence)\.[ch]'
     only 'gateway/(vbd|xs).h' 'gateway/(vbd[a-z_]*|xs|backend)\.[ch]'
     only 'gateway/backend.h' 'gateway/(backend|main)\.[ch]'
 }

@@ -1,5 +1,5 @@
 /*
- * blkgate: the command for operators: list, attach, detach, quota.
+ * blkgate: the command for operators: list, attach, detach, retire, quota.
  *
  * attach is a toolstack of its own: it makes the backend's and the frontend's nodes, and libxl's
  * record of them, so that `xl block-list`, `xl block-detach` and `xl destroy` know the disk. The
@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,17 +16,19 @@
 #include <time.h>
 
 #include "gateway/cli/nodes.h"
+#include "gateway/cli/place.h"
 #include "gateway/cli/quota.h"
+#include "gateway/cli/report.h"
+#include "gateway/cli/retire.h"
 #include "gateway/config.h"
 #include "proto/limits.h"
 #include "proto/xenbus.h"
-
-enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USE = 100, EXIT_SYSTEM = 111 };
 
 static const char help[] =
     "Usage: blkgate list [--json]\n"
     "       blkgate attach [-c FILE] [--read-only] DOMAIN VDEV DISK\n"
     "       blkgate detach [--force] DOMAIN VDEV\n"
+    "       blkgate retire [--timeout SECONDS] [--json] [--yes] [DOMAIN]\n"
     "       blkgate quota [--json]\n"
     "\n"
     "  list    the disks that blkgated serves here\n"
@@ -35,42 +36,28 @@ static const char help[] =
     "          there (xvdb), DISK a name in blkgated's configuration, or an NBD URI where that\n"
     "          allows it\n"
     "  detach  asks the guest to let go of it, and removes it; --force does not ask\n"
+    "  retire  closes all disks for good, or all of DOMAIN's, before blkgated itself is ended:\n"
+    "          as detach, all at once. READ blkgate(8) before you do it to guests that run\n"
     "  quota   how much of xenstore this domain uses, of what a driver domain may use\n"
     "\n"
     "  -c, --config FILE  blkgated's configuration (default: /etc/blkgate/blkgate.conf)\n"
     "      --json         for programs\n"
     "      --read-only    the guest may only read\n"
     "      --force        remove the disk even if the guest still uses it\n"
+    "      --timeout N    how many seconds retire waits for the guests (default: 60)\n"
+    "      --yes          retire without a question at the terminal\n"
     "      --version      print the version\n"
     "  -h, --help         print this\n"
     "\n"
     "Exit status: 0 done, 1 not done, 100 wrong use, 111 system failure. See blkgate(8).\n";
 
+enum { TIMEOUT_S = 60, TIMEOUT_MAX_S = 86400 };
+
 struct options {
     const char *config;
-    bool json, readonly, force;
+    bool json, readonly, force, yes;
+    uint32_t timeout_s;
 };
-
-/* Where one disk is: B, F, and libxl's record. */
-struct place {
-    uint32_t ours, domid, devid;
-    char kind[16];
-    char back[128], front[128], libxl[128];
-};
-
-static int fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static int fail(int status, const char *format, ...)
-{
-    va_list list;
-
-    fputs("blkgate: ", stderr);
-    va_start(list, format);
-    vfprintf(stderr, format, list);
-    va_end(list);
-    fputc('\n', stderr);
-    return status;
-}
 
 static void complain(void *arg, const char *text)
 {
@@ -85,86 +72,17 @@ static void nap(void)
     nanosleep(&time, NULL);
 }
 
-static uint32_t our_domid(struct nodes *nodes)
-{
-    char value[NODES_VALUE_BYTES];
-    uint32_t domid = 0;
-
-    if (nodes_get(nodes, value, "domid") == 0)
-        (void)xenbus_parse_u32(value, XENBUS_DOMID_MAX, &domid);
-    return domid;
-}
-
-/* -- domains and devices ------------------------------------------------------------------- */
-
-struct domain_search {
-    struct nodes *nodes;
-    const char *name;
-    uint32_t domid;
-    bool found;
-};
-
-static void match_domain(void *arg, const char *number)
-{
-    struct domain_search *search = arg;
-    char name[NODES_VALUE_BYTES];
-    uint32_t domid;
-
-    if (xenbus_parse_u32(number, XENBUS_DOMID_MAX, &domid) == 0 &&
-        nodes_get(search->nodes, name, "/local/domain/%s/name", number) == 0 &&
-        strcmp(name, search->name) == 0) {
-        search->domid = domid;
-        search->found = true;
-    }
-}
-
-static int find_domain(struct nodes *nodes, const char *text, uint32_t *ret_domid)
-{
-    struct domain_search search = {.nodes = nodes, .name = text};
-    char value[NODES_VALUE_BYTES];
-
-    if (xenbus_parse_u32(text, XENBUS_DOMID_MAX, ret_domid) == 0)
-        return nodes_get(nodes, value, "/local/domain/%" PRIu32, *ret_domid) == 0 ? 0 : -ENOENT;
-    nodes_each(nodes, "/local/domain", match_domain, &search);
-    if (!search.found)
-        return -ENOENT;
-    *ret_domid = search.domid;
-    return 0;
-}
-
-static void fill_place(struct place *place, uint32_t ours, const char *kind, uint32_t domid,
-                       uint32_t devid)
-{
-    *place = (struct place){.ours = ours, .domid = domid, .devid = devid};
-    snprintf(place->kind, sizeof place->kind, "%s", kind);
-    snprintf(place->back, sizeof place->back,
-             "/local/domain/%" PRIu32 "/backend/%s/%" PRIu32 "/%" PRIu32, ours, kind, domid, devid);
-    snprintf(place->front, sizeof place->front, "/local/domain/%" PRIu32 "/device/vbd/%" PRIu32,
-             domid, devid);
-    snprintf(place->libxl, sizeof place->libxl, "/libxl/%" PRIu32 "/device/vbd/%" PRIu32, domid,
-             devid);
-}
-
-/* Parses DOMAIN VDEV; the kind is that under which blkgated serves it, or vbd if it does not. F is
- * not asked, for the guest writes what it likes there. */
+/* DOMAIN VDEV */
 static int parse_place(struct nodes *nodes, char **words, struct place *ret_place)
 {
-    static const char *const kinds[] = {"vbd", "qdisk", "vbd3"};
-    char value[NODES_VALUE_BYTES];
     uint32_t domid, devid;
 
-    if (find_domain(nodes, words[0], &domid) < 0)
-        return fail(EXIT_FAILED, "no domain \"%s\" (xl list names them)", words[0]);
+    if (place_find_domain(nodes, words[0], &domid) < 0)
+        return report_fail(EXIT_FAILED, "no domain \"%s\" (xl list names them)", words[0]);
     if (xenbus_vdev_parse(words[1], &devid) < 0)
-        return fail(EXIT_USE, "\"%s\" is no virtual device: write xvdb, for example", words[1]);
-    fill_place(ret_place, our_domid(nodes), "vbd", domid, devid);
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        struct place place;
-
-        fill_place(&place, ret_place->ours, kinds[i], domid, devid);
-        if (nodes_get(nodes, value, "%s/" KEY_BLKGATE_STATUS, place.back) == 0)
-            *ret_place = place;
-    }
+        return report_fail(EXIT_USE, "\"%s\" is no virtual device: write xvdb, for example",
+                           words[1]);
+    place_find(nodes, domid, devid, ret_place);
     return EXIT_DONE;
 }
 
@@ -192,13 +110,13 @@ static int write_nodes(struct nodes *nodes, void *arg)
 {
     const struct attach *attach = arg;
     const struct place *place = &attach->place;
-    char value[NODES_VALUE_BYTES], domid[16], ours[16], devid[16], vdev[24];
+    char value[NODES_VALUE_BYTES], domid[16], ours[16], devid[16];
     char indirect[16], order[16], queues[16];
     const char *const back[][2] = {
         {KEY_FRONTEND, place->front},
         {KEY_FRONTEND_ID, domid},
         {KEY_PARAMS, attach->disk},
-        {"dev", vdev},
+        {"dev", place->vdev},
         {"type", place->kind},
         {KEY_MODE, attach->readonly ? "r" : "w"},
         {KEY_DEVICE_TYPE, "disk"},
@@ -232,7 +150,6 @@ static int write_nodes(struct nodes *nodes, void *arg)
     snprintf(domid, sizeof domid, "%" PRIu32, place->domid);
     snprintf(ours, sizeof ours, "%" PRIu32, place->ours);
     snprintf(devid, sizeof devid, "%" PRIu32, place->devid);
-    (void)xenbus_vdev_name(place->devid, vdev, sizeof vdev);
     snprintf(indirect, sizeof indirect, "%" PRIu32, attach->config->indirect_segments);
     snprintf(order, sizeof order, "%" PRIu32, attach->config->ring_page_order);
     snprintf(queues, sizeof queues, "%" PRIu32, attach->config->queues);
@@ -251,16 +168,6 @@ static int write_nodes(struct nodes *nodes, void *arg)
     return err;
 }
 
-static int remove_nodes(struct nodes *nodes, void *arg)
-{
-    const struct place *place = arg;
-
-    (void)nodes_delete(nodes, "%s", place->libxl);
-    (void)nodes_delete(nodes, "%s", place->front);
-    (void)nodes_delete(nodes, "%s", place->back);
-    return 0;
-}
-
 /* Until blkgated says whether the server can be reached. */
 static int await_verdict(struct nodes *nodes, const struct attach *attach)
 {
@@ -272,14 +179,15 @@ static int await_verdict(struct nodes *nodes, const struct attach *attach)
         if (strcmp(status, "ready") == 0)
             return EXIT_DONE;
         if (strncmp(status, "failed: ", 8) == 0)
-            return fail(EXIT_FAILED, "not attached: %s", status + 8);
+            return report_fail(EXIT_FAILED, "not attached: %s", status + 8);
     }
     if (status[0])
-        return fail(EXIT_FAILED, "not attached: blkgated is still trying (it says \"%s\")", status);
-    return fail(EXIT_FAILED,
-                "not attached: blkgated does not answer: does it run, and does its "
-                "configuration name \"%s\"? (systemctl status blkgated)",
-                attach->disk);
+        return report_fail(EXIT_FAILED, "not attached: blkgated is still trying (it says \"%s\")",
+                           status);
+    return report_fail(EXIT_FAILED,
+                       "not attached: blkgated does not answer: does it run, and does its "
+                       "configuration name \"%s\"? (systemctl status blkgated)",
+                       attach->disk);
 }
 
 static int attach_disk(struct nodes *nodes, const struct options *options, char **words)
@@ -296,74 +204,53 @@ static int attach_disk(struct nodes *nodes, const struct options *options, char 
         return EXIT_FAILED;
     attach.config = config;
     if (!config_disk_find(config, attach.disk) && !config->allow_uri) {
-        status = fail(EXIT_FAILED,
-                      "no disk \"%s\" in %s: add a section [disk %s], and restart "
-                      "blkgated",
-                      attach.disk, options->config, attach.disk);
+        status = report_fail(EXIT_FAILED,
+                             "no disk \"%s\" in %s: add a section [disk %s], and restart "
+                             "blkgated",
+                             attach.disk, options->config, attach.disk);
         config_free(config);
         return status;
     }
     err = nodes_transaction(nodes, write_nodes, &attach);
     if (err == -EEXIST)
-        status = fail(EXIT_FAILED, "domain %s has a %s already (blkgate list, xl block-list)",
-                      words[0], words[1]);
+        status =
+            report_fail(EXIT_FAILED, "domain %s has a %s already (blkgate list, xl block-list)",
+                        words[0], words[1]);
     else if (err < 0)
-        status = fail(EXIT_SYSTEM, "xenstore cannot be written: %s", strerror(-err));
+        status = report_fail(EXIT_SYSTEM, "xenstore cannot be written: %s", strerror(-err));
     else
         status = await_verdict(nodes, &attach);
     if (status == EXIT_FAILED && err == 0)
-        (void)nodes_transaction(nodes, remove_nodes, &attach.place);
+        (void)place_remove(nodes, &attach.place);
     config_free(config);
     return status;
 }
 
 /* -- detach -------------------------------------------------------------------------------- */
 
-struct detach {
-    struct place place;
-    bool force;
-};
-
-static int unplug(struct nodes *nodes, void *arg)
-{
-    const struct detach *detach = arg;
-    char state[NODES_VALUE_BYTES];
-    int err = nodes_get(nodes, state, "%s/" KEY_STATE, detach->place.back);
-
-    if (err < 0)
-        return err;
-    if (detach->force)
-        (void)nodes_delete(nodes, "%s", detach->place.front);
-    err = nodes_put(nodes, "0", "%s/" KEY_ONLINE, detach->place.back);
-    if (err == 0 && strcmp(state, "6") != 0)
-        err = nodes_put(nodes, "5", "%s/" KEY_STATE, detach->place.back);
-    return err;
-}
-
 static int detach_disk(struct nodes *nodes, const struct options *options, char **words)
 {
-    struct detach detach = {.force = options->force};
-    char value[NODES_VALUE_BYTES];
-    int status = parse_place(nodes, words, &detach.place), err;
+    struct place place = {0};
+    int status = parse_place(nodes, words, &place), err;
     bool gone = false;
 
     if (status != EXIT_DONE)
         return status;
-    if (nodes_get(nodes, value, "%s/" KEY_BLKGATE_STATUS, detach.place.back) < 0)
-        return fail(EXIT_FAILED, "domain %s has no %s of blkgated's (blkgate list names them)",
-                    words[0], words[1]);
-    err = nodes_transaction(nodes, unplug, &detach);
+    if (!place.served)
+        return report_fail(EXIT_FAILED,
+                           "domain %s has no %s of blkgated's (blkgate list names them)", words[0],
+                           words[1]);
+    err = place_unplug(nodes, &place, options->force);
     if (err < 0)
-        return fail(EXIT_SYSTEM, "xenstore cannot be written: %s", strerror(-err));
+        return report_fail(EXIT_SYSTEM, "xenstore cannot be written: %s", strerror(-err));
     for (int i = 0; i < (LIMIT_CLOSE_MS + 2000) / 50 && !gone; i++, nap())
-        gone = nodes_get(nodes, value, "%s/" KEY_STATE, detach.place.back) < 0 ||
-               strcmp(value, "6") == 0;
+        gone = place_is_closed(nodes, &place);
     if (!gone)
-        return fail(EXIT_FAILED,
-                    "not detached: %s still uses it; unmount it there and try again, "
-                    "or use --force",
-                    options->force ? "blkgated" : "the guest");
-    (void)nodes_transaction(nodes, remove_nodes, &detach.place);
+        return report_fail(EXIT_FAILED,
+                           "not detached: %s still uses it; unmount it there and try again, "
+                           "or use --force",
+                           options->force ? "blkgated" : "the guest");
+    (void)place_remove(nodes, &place);
     return EXIT_DONE;
 }
 
@@ -373,9 +260,9 @@ static void warn_if_near(struct nodes *nodes)
 {
     struct quota quota;
 
-    if (our_domid(nodes) == 0)
+    if (place_our_domid(nodes) == 0)
         return; /* nothing to walk for */
-    quota_measure(nodes, our_domid(nodes), &quota);
+    quota_measure(nodes, place_our_domid(nodes), &quota);
     if (quota_is_near(&quota))
         fprintf(stderr,
                 "blkgate: xenstore is nearly full for this domain: %u of %u nodes, %u of %u "
@@ -399,7 +286,7 @@ static void print_quota(const struct options *options, const char *what, unsigne
 
 static int show_quota(struct nodes *nodes, const struct options *options)
 {
-    uint32_t ours = our_domid(nodes);
+    uint32_t ours = place_our_domid(nodes);
     struct quota quota;
 
     if (ours == 0 && !options->json) {
@@ -425,103 +312,80 @@ static int show_quota(struct nodes *nodes, const struct options *options)
 
 struct listing {
     struct nodes *nodes;
-    const char *kind;
-    char path[128];
-    uint32_t ours;
     bool json, any;
-    char domid[16];
 };
 
-static void print_json(const char *key, const char *value, const char *after)
-{
-    printf("\"%s\": \"", key);
-    for (; *value; value++) { /* printable already */
-        if (*value == '"' || *value == '\\')
-            putchar('\\');
-        putchar(*value);
-    }
-    printf("\"%s", after);
-}
-
-static void list_device(void *arg, const char *devid)
+static void list_disk(void *arg, const struct place *place)
 {
     struct listing *listing = arg;
-    char status[NODES_VALUE_BYTES], params[NODES_VALUE_BYTES] = "-", name[NODES_VALUE_BYTES] = "-";
-    char state[NODES_VALUE_BYTES] = "-", vdev[24];
-    const char *disk = params;
-    uint32_t number;
+    struct nodes *nodes = listing->nodes;
+    char status[NODES_VALUE_BYTES] = "-", name[NODES_VALUE_BYTES] = "-";
+    char state[NODES_VALUE_BYTES] = "-", disk[NODES_VALUE_BYTES];
 
-    if (nodes_get(listing->nodes, status, "%s/%s/%s/" KEY_BLKGATE_STATUS, listing->path,
-                  listing->domid, devid) < 0 ||
-        xenbus_parse_u32(devid, UINT32_MAX, &number) < 0)
-        return; /* not one of ours */
-    (void)xenbus_vdev_name(number, vdev, sizeof vdev);
-    (void)nodes_get(listing->nodes, params, "%s/%s/%s/" KEY_PARAMS, listing->path, listing->domid,
-                    devid);
-    if (strncmp(params, "aio:", 4) == 0) /* libxl's, for qdisk and vbd3 */
-        disk += 4;
-    (void)nodes_get(listing->nodes, name, "/local/domain/%s/name", listing->domid);
-    if (nodes_get(listing->nodes, state, "%s/%s/%s/" KEY_STATE, listing->path, listing->domid,
-                  devid) == 0)
+    place_disk_name(nodes, place, disk);
+    (void)nodes_get(nodes, status, "%s/" KEY_BLKGATE_STATUS, place->back);
+    (void)nodes_get(nodes, name, "/local/domain/%" PRIu32 "/name", place->domid);
+    if (nodes_get(nodes, state, "%s/" KEY_STATE, place->back) == 0)
         snprintf(state, sizeof state, "%s", xenbus_state_name(xenbus_state_parse(state)));
     if (listing->json) {
-        printf("%s\n  {\"domid\": %s, ", listing->any ? "," : "", listing->domid);
-        print_json("domain", name, ", ");
-        print_json("vdev", vdev, ", ");
-        print_json("kind", listing->kind, ", ");
-        print_json("disk", disk, ", ");
-        print_json("state", state, ", ");
-        print_json("status", status, "}");
+        printf("%s\n  {\"domid\": %" PRIu32 ", ", listing->any ? "," : "", place->domid);
+        report_json("domain", name, ", ");
+        report_json("vdev", place->vdev, ", ");
+        report_json("kind", place->kind, ", ");
+        report_json("disk", disk, ", ");
+        report_json("state", state, ", ");
+        report_json("status", status, "}");
     } else {
         if (!listing->any)
             printf("%5s %-16s %-6s %-6s %-20s %-12s %s\n", "DOMID", "DOMAIN", "VDEV", "KIND",
                    "DISK", "STATE", "STATUS");
-        printf("%5s %-16s %-6s %-6s %-20s %-12s %s\n", listing->domid, name, vdev, listing->kind,
-               disk, state, status);
+        printf("%5" PRIu32 " %-16s %-6s %-6s %-20s %-12s %s\n", place->domid, name, place->vdev,
+               place->kind, disk, state, status);
     }
     listing->any = true;
 }
 
-static void list_domain(void *arg, const char *domid)
-{
-    struct listing *listing = arg;
-    char path[160];
-
-    snprintf(listing->domid, sizeof listing->domid, "%.10s", domid);
-    snprintf(path, sizeof path, "%s/%s", listing->path, listing->domid);
-    nodes_each(listing->nodes, path, list_device, listing);
-}
-
 static int list_disks(struct nodes *nodes, const struct options *options)
 {
-    static const char *const kinds[] = {"vbd", "qdisk", "vbd3"};
-    struct listing listing = {.nodes = nodes, .ours = our_domid(nodes), .json = options->json};
+    struct listing listing = {.nodes = nodes, .json = options->json};
+    int err;
 
     if (options->json)
         fputc('[', stdout);
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        listing.kind = kinds[i];
-        snprintf(listing.path, sizeof listing.path, "/local/domain/%" PRIu32 "/backend/%s",
-                 listing.ours, kinds[i]);
-        nodes_each(nodes, listing.path, list_domain, &listing);
-    }
+    err = place_each(nodes, list_disk, &listing);
     if (options->json)
         puts(listing.any ? "\n]" : "]");
-    else if (!listing.any)
+    else if (!listing.any && err == 0)
         puts("blkgated serves no disk.");
+    if (err < 0)
+        return report_fail(EXIT_SYSTEM, "xenstore cannot be read: %s", strerror(-err));
     warn_if_near(nodes);
-    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_DONE : EXIT_SYSTEM;
+    return report_end();
+}
+
+static int retire(struct nodes *nodes, const struct options *options, const char *domain)
+{
+    const struct retire_options retire_options = {
+        .domain = domain,
+        .timeout_s = options->timeout_s,
+        .json = options->json,
+        .yes = options->yes,
+    };
+
+    return retire_run(nodes, &retire_options);
 }
 
 /* -- the command --------------------------------------------------------------------------- */
 
 static int parse_options(int argc, char **argv, struct options *options)
 {
-    enum { JSON = 256, READ_ONLY, FORCE, VERSION };
+    enum { JSON = 256, READ_ONLY, FORCE, TIMEOUT, YES, VERSION };
     static const struct option known[] = {{"config", required_argument, NULL, 'c'},
                                           {"json", no_argument, NULL, JSON},
                                           {"read-only", no_argument, NULL, READ_ONLY},
                                           {"force", no_argument, NULL, FORCE},
+                                          {"timeout", required_argument, NULL, TIMEOUT},
+                                          {"yes", no_argument, NULL, YES},
                                           {"version", no_argument, NULL, VERSION},
                                           {"help", no_argument, NULL, 'h'},
                                           {0}};
@@ -533,6 +397,12 @@ static int parse_options(int argc, char **argv, struct options *options)
         case JSON: options->json = true; break;
         case READ_ONLY: options->readonly = true; break;
         case FORCE: options->force = true; break;
+        case YES: options->yes = true; break;
+        case TIMEOUT:
+            if (xenbus_parse_u32(optarg, TIMEOUT_MAX_S, &options->timeout_s) == 0)
+                break;
+            return report_fail(EXIT_USE, "--timeout %s: write a number of seconds, %d at most",
+                               optarg, TIMEOUT_MAX_S);
         case VERSION: puts("blkgate " BLKGATE_VERSION); exit(EXIT_DONE);
         case 'h': fputs(help, stdout); exit(EXIT_DONE);
         default: return EXIT_USE; /* getopt has said what */
@@ -543,7 +413,7 @@ static int parse_options(int argc, char **argv, struct options *options)
 
 int main(int argc, char **argv)
 {
-    struct options options = {.config = "/etc/blkgate/blkgate.conf"};
+    struct options options = {.config = "/etc/blkgate/blkgate.conf", .timeout_s = TIMEOUT_S};
     struct nodes *nodes = NULL;
     int status = parse_options(argc, argv, &options), words, err;
     const char *command;
@@ -551,27 +421,30 @@ int main(int argc, char **argv)
     if (status != EXIT_DONE)
         return status;
     if (optind == argc)
-        return fail(EXIT_USE, "what to do? blkgate --help lists the commands");
+        return report_fail(EXIT_USE, "what to do? blkgate --help lists the commands");
     command = argv[optind++];
     words = argc - optind;
     if (!(strcmp(command, "list") == 0 && words == 0) &&
         !(strcmp(command, "quota") == 0 && words == 0) &&
         !(strcmp(command, "attach") == 0 && words == 3) &&
-        !(strcmp(command, "detach") == 0 && words == 2))
-        return fail(EXIT_USE, "\"%s\" with %d words is not a command: see blkgate --help", command,
-                    words);
+        !(strcmp(command, "detach") == 0 && words == 2) &&
+        !(strcmp(command, "retire") == 0 && words <= 1))
+        return report_fail(EXIT_USE, "\"%s\" with %d words is not a command: see blkgate --help",
+                           command, words);
     err = nodes_connect(&nodes);
     if (err < 0)
-        return fail(EXIT_SYSTEM, "xenstore cannot be used: %s (is xenstored running?)",
-                    strerror(-err));
+        return report_fail(EXIT_SYSTEM, "xenstore cannot be used: %s (is xenstored running?)",
+                           strerror(-err));
     if (strcmp(command, "list") == 0)
         status = list_disks(nodes, &options);
     else if (strcmp(command, "quota") == 0)
         status = show_quota(nodes, &options);
     else if (strcmp(command, "attach") == 0)
         status = attach_disk(nodes, &options, argv + optind);
-    else
+    else if (strcmp(command, "detach") == 0)
         status = detach_disk(nodes, &options, argv + optind);
+    else
+        status = retire(nodes, &options, words == 1 ? argv[optind] : NULL);
     nodes_disconnect(nodes);
     return status;
 }

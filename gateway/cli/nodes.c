@@ -109,15 +109,18 @@ int nodes_owner(struct nodes *nodes, const char *path, uint32_t *ret_domid)
     return count > 0 ? 0 : -ENOENT;
 }
 
-void nodes_each(struct nodes *nodes, const char *path, void (*each)(void *arg, const char *name),
-                void *arg)
+int nodes_each(struct nodes *nodes, const char *path, void (*each)(void *arg, const char *name),
+               void *arg)
 {
     unsigned count = 0;
     char **names = xs_directory(nodes->handle, nodes->transaction, path, &count);
 
-    for (unsigned i = 0; names && i < count; i++)
+    if (!names)
+        return -errno;
+    for (unsigned i = 0; i < count; i++)
         each(arg, names[i]);
     free(names);
+    return 0;
 }
 
 int nodes_transaction(struct nodes *nodes, int (*run)(struct nodes *nodes, void *arg), void *arg)

@@ -32,9 +32,9 @@ int nodes_make_directory(struct nodes *nodes, uint32_t owner, uint32_t reader, c
 /* Whose node it is, and to whose quota it counts. */
 int nodes_owner(struct nodes *nodes, const char *path, uint32_t *ret_domid);
 
-/* The names in a directory, one call of `each` a name; none if there is no such directory. */
-void nodes_each(struct nodes *nodes, const char *path, void (*each)(void *arg, const char *name),
-                void *arg);
+/* The names in a directory, one call of `each` a name. -ENOENT: there is no such directory. */
+int nodes_each(struct nodes *nodes, const char *path, void (*each)(void *arg, const char *name),
+               void *arg);
 
 int nodes_transaction(struct nodes *nodes, int (*run)(struct nodes *nodes, void *arg), void *arg);
 

@@ -9,7 +9,7 @@
  * Faults that change what it says of itself:
  *      no-flush, no-fua, readonly, min-block=N, max-block=N, silent (accepts, never speaks),
  *      greets (says hello, then no more), no-export (every export is unknown),
- *      trim (offers TRIM, and zeroes)
+ *      trim (offers TRIM, and zeroes), multi-conn (says CAN_MULTI_CONN)
  * Faults at the N-th command of a connection (counted from 1; default 1) and ever after:
  *      close=N         closes the connection instead of replying
  *      eof=N           half a reply header, then closes
@@ -49,7 +49,7 @@
 static uint8_t *image;
 static uint64_t size = 1 << 20;
 static uint32_t min_block, max_block, too_long = UINT32_MAX;
-static bool no_flush, no_fua, readonly, silent, greets, no_export, trim;
+static bool no_flush, no_fua, readonly, silent, greets, no_export, trim, multi_conn;
 static bool read_eio, write_eio, write_enospc, flush_eio;
 
 enum fault { CLOSE, END, HALF, TEAR, STALL, MAGIC, COOKIE, TWICE, SHUTDOWN, FAULTS };
@@ -63,7 +63,7 @@ static struct wire_export export(void)
         .size_bytes = size,
         .flags = (uint16_t)(EXPORT_HAS_FLAGS | (readonly ? EXPORT_READ_ONLY : 0) |
                             (no_flush ? 0 : EXPORT_FLUSH) | (no_fua ? 0 : EXPORT_FUA) |
-                            (trim ? EXPORT_TRIM : 0)),
+                            (trim ? EXPORT_TRIM : 0) | (multi_conn ? EXPORT_MULTI_CONN : 0)),
         .unknown = no_export,
         .min_block = min_block,
         .max_block = max_block,
@@ -198,7 +198,7 @@ static void set_fault(const char *text)
                  {"read-eio", &read_eio},   {"write-eio", &write_eio},
                  {"no-export", &no_export}, {"write-enospc", &write_enospc},
                  {"flush-eio", &flush_eio}, {"trim", &trim},
-                 {"greets", &greets}};
+                 {"greets", &greets},       {"multi-conn", &multi_conn}};
     const char *equals = strchr(text, '=');
     size_t length = equals ? (size_t)(equals - text) : strlen(text);
     uint64_t number = equals ? strtoull(equals + 1, NULL, 10) : 1;

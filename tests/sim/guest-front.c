@@ -27,19 +27,25 @@ static uint8_t *ring_slot(const struct front *front, const struct front_queue *q
     return queue->ring + SLOTS + (size_t)(i & (queue->size - 1)) * front->abi->slot_bytes;
 }
 
+static void queue_init(struct front *front, struct front_queue *queue)
+{
+    memset(queue->ring, 0, (size_t)GUEST_PAGE << front->ring_order);
+    atomic_store(ring_word(queue, REQ_EVENT), 1);
+    atomic_store(ring_word(queue, RSP_EVENT), 1);
+}
+
 static int queue_create(struct front *front, struct front_queue *queue)
 {
     uint32_t pages = 1u << front->ring_order, bytes = pages * GUEST_PAGE - SLOTS, i;
     uint32_t backend = front->disk->backend_domid;
 
-    memset(queue, 0, sizeof(*queue));
+    /* The ids of a ring's earlier life are not used again, that its answers be known as such. */
+    *queue = (struct front_queue){.sequence = queue->sequence};
     for (queue->size = 1; queue->size * 2 <= bytes / front->abi->slot_bytes; queue->size *= 2)
         ;
     queue->frame = guest_frames_alloc(front->guest, pages);
     queue->ring = guest_page(front->guest, queue->frame);
-    memset(queue->ring, 0, (size_t)pages * GUEST_PAGE);
-    atomic_store(ring_word(queue, REQ_EVENT), 1);
-    atomic_store(ring_word(queue, RSP_EVENT), 1);
+    queue_init(front, queue);
     for (i = 0; i < pages; i++)
         queue->refs[i] = guest_grant(front->guest, queue->frame + i, backend, false);
     return guest_port_alloc(front->guest, backend, &queue->port, &queue->slot);
@@ -61,27 +67,23 @@ int front_ring_create(struct front *front)
 /* What a kernel does whose allocators come out at the same place as those before it. */
 int front_ring_renew(struct front *front)
 {
-    struct front_queue *queue, old;
+    struct front_queue *queue, *end = front->queues + front->nr_queues;
+    uint32_t backend = front->disk->backend_domid, port;
 
     front->broken = false;
-    for (queue = front->queues; queue < front->queues + front->nr_queues; queue++) {
-        old = *queue;
-        memset(queue, 0, sizeof(*queue));
-        queue->frame = old.frame;
-        queue->ring = old.ring;
-        queue->size = old.size;
-        memcpy(queue->refs, old.refs, sizeof(old.refs));
-        guest_port_close(front->guest, old.port);
-        if (guest_port_alloc(front->guest, front->disk->backend_domid, &queue->port, &queue->slot))
+    for (queue = front->queues; queue < end; queue++)
+        guest_port_close(front->guest, queue->port);
+    for (queue = front->queues; queue < end; queue++) {
+        if (guest_port_alloc(front->guest, backend, &port, &queue->slot))
             return -1;
-        if (queue->port != old.port) {
-            fprintf(stderr, "guest %u: port %u came back as %u\n", front->guest->domid, old.port,
-                    queue->port);
+        if (port != queue->port) {
+            fprintf(stderr, "guest %u: port %u came back as %u\n", front->guest->domid, queue->port,
+                    port);
             return -1;
         }
-        memset(queue->ring, 0, ((size_t)1 << front->ring_order) * GUEST_PAGE);
-        atomic_store(ring_word(queue, REQ_EVENT), 1);
-        atomic_store(ring_word(queue, RSP_EVENT), 1);
+        memset(queue->shadow, 0, sizeof(queue->shadow));
+        queue->req_prod = queue->rsp_cons = 0;
+        queue_init(front, queue);
     }
     return 0;
 }
@@ -356,19 +358,32 @@ void front_publish(struct front *front, unsigned index)
         guest_notify(front->guest, queue->slot);
 }
 
+/* Ids are never used twice: what is not in flight and was once sent has been answered before. */
+static bool was_sent(const struct front *front, const struct front_queue *queue, uint64_t id)
+{
+    return (id >> 12 & 0xf) == (uint64_t)(queue - front->queues) && (id & 0xfff) < queue->size &&
+           id >> 16 > 0 && id >> 16 <= queue->sequence;
+}
+
 static int response_check(struct front *front, struct front_queue *queue,
                           const struct front_response *rsp)
 {
     struct front_shadow *shadow = &queue->shadow[rsp->id & (queue->size - 1)];
-    const char *what = NULL;
+    const char *what;
 
-    if (!shadow->used || shadow->id != rsp->id)
-        what = "is not in flight";
-    else if (shadow->op != rsp->op)
-        what = "has the wrong operation";
-    if (!what) {
+    if (shadow->used && shadow->id == rsp->id && shadow->op == rsp->op) {
         shadow->used = false;
         return 1;
+    }
+    if (shadow->used && shadow->id == rsp->id) {
+        what = "has the wrong operation";
+        front->nr_wrong_op++;
+    } else if (was_sent(front, queue, rsp->id)) {
+        what = "was answered before";
+        front->nr_double++;
+    } else {
+        what = "is to no request";
+        front->nr_unknown++;
     }
     fprintf(stderr, "guest %u: answer %#" PRIx64 " (operation %u, status %d) %s\n",
             front->guest->domid, rsp->id, rsp->op, rsp->status, what);
@@ -400,6 +415,11 @@ static int queue_poll(struct front *front, struct front_queue *queue, struct fro
     memcpy(&ret->status, slot + 10, 2);
     queue->rsp_cons++;
     return response_check(front, queue, ret);
+}
+
+int front_poll_queue(struct front *front, unsigned index, struct front_response *ret)
+{
+    return front->broken ? -1 : queue_poll(front, &front->queues[index], ret);
 }
 
 int front_poll(struct front *front, struct front_response *ret)

@@ -381,7 +381,8 @@ static uint32_t slot_of_port(struct guest *guest, uint32_t number)
     return 0;
 }
 
-bool guest_wait(struct guest *guest, int timeout_ms)
+bool guest_wait_slots(struct guest *guest, int timeout_ms, void (*came)(void *arg, uint32_t slot),
+                      void *arg)
 {
     struct pollfd fd = {.fd = guest->conn->event_fd, .events = POLLIN};
     bool any = false;
@@ -393,7 +394,14 @@ bool guest_wait(struct guest *guest, int timeout_ms)
         slot = slot_of_port(guest, port);
         if (slot)
             sim_event_unmask(guest->conn, slot);
+        if (slot && came)
+            came(arg, slot);
         any = true;
     }
     return any;
+}
+
+bool guest_wait(struct guest *guest, int timeout_ms)
+{
+    return guest_wait_slots(guest, timeout_ms, NULL, NULL);
 }

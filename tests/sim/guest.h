@@ -65,6 +65,9 @@ int guest_port_alloc(struct guest *guest, uint32_t remote_domid, uint32_t *ret_p
 void guest_port_close(struct guest *guest, uint32_t port);
 void guest_notify(struct guest *guest, uint32_t slot);
 bool guest_wait(struct guest *guest, int timeout_ms); /* for any event; false: none came */
+/* The same, and says of each event whose it is. */
+bool guest_wait_slots(struct guest *guest, int timeout_ms, void (*came)(void *arg, uint32_t slot),
+                      void *arg);
 int64_t guest_clock_ms(void);
 
 /* xenstore. A missing or junk node reads as `absent`. */
@@ -157,6 +160,8 @@ struct front {
     bool all_queues, whole_ring; /* as many, and as large, as the backend offers in state 2 */
     bool direct_to_4; /* like OVMF: ring and state 4 in one go, waiting for nothing before */
     bool broken;      /* the backend broke the protocol; Linux would disable the disk */
+    /* Of answers that broke it: to a request answered before, to none, with a wrong operation. */
+    unsigned nr_double, nr_unknown, nr_wrong_op;
     int timeout_ms;
     uint64_t sectors;
     bool flush, discard, readonly;
@@ -184,6 +189,7 @@ int front_push_raw(struct front *front, unsigned queue, const uint8_t *slot, uin
 uint64_t front_next_id(struct front *front, unsigned queue);
 void front_publish(struct front *front, unsigned queue); /* notifies if the backend asked to */
 int front_poll(struct front *front, struct front_response *ret); /* 1: got one, -1: broken */
+int front_poll_queue(struct front *front, unsigned queue, struct front_response *ret);
 /* Sends one request and waits for its answer; 1 is returned for none. */
 int front_do(struct front *front, struct front_request *req);
 

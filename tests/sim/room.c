@@ -35,17 +35,21 @@ bool opened(struct worker *w, const char *name)
     return is;
 }
 static char name_root[] = "root", name_data[] = "data", name_cd[] = "cd";
-static char name_alias[] = "alias", uri_alias[] = "nbd://H:10809/%72oot"; /* root again */
+static char name_alias[] = "alias", uri_alias[] = "nbd://H:10809/%72oot"; /* root again, ... */
+static char uri_detour[] = "nbd://detour/root";                           /* ... by its 2nd path */
 static char uri_root[] = "nbd://h/root", uri_data[] = "nbd://h/data", uri_cd[] = "nbd://h/cd";
 
 struct config_disk room_disks[ROOM_DISKS] = {
-    {.name = name_root, .export_uri = uri_root, .worker = -1},
-    {.name = name_data, .export_uri = uri_data, .worker = -1, .shared = true},
-    {.name = name_cd, .export_uri = uri_cd, .worker = -1, .readonly = true},
-    {.name = name_alias, .export_uri = uri_alias, .worker = -1},
+    {.name = name_root, .export_uris = {uri_root}, .export_count = 1, .worker = -1},
+    {.name = name_data, .export_uris = {uri_data}, .export_count = 1, .worker = -1, .shared = true},
+    {.name = name_cd, .export_uris = {uri_cd}, .export_count = 1, .worker = -1, .readonly = true},
+    {.name = name_alias, .export_uris = {uri_detour, uri_alias}, .export_count = 2, .worker = -1},
 };
 
+char room_keep[96];
+
 const struct config room_config = {
+    .keep_dir = room_keep,
     .workers = 1,
     .connect_timeout_ms = 1000,
     .queues = 1,
@@ -224,6 +228,7 @@ void start_with(struct room *r, const struct config_disk *disks)
 void room_begin(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN); /* as main does */
+    snprintf(room_keep, sizeof(room_keep), "%s/keep", getenv("BLKGATE_SIM"));
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     log_set_level(getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);

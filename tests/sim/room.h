@@ -25,6 +25,7 @@ struct room {
 
 extern struct config_disk room_disks[ROOM_DISKS]; /* root, data (shared), cd (read-only), alias */
 extern const struct config room_config;
+extern char room_keep[96]; /* where disks would have their kept files: it is not there */
 
 void room_begin(int argc, char **argv);
 int room_setup(void **state);

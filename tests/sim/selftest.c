@@ -6,8 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
+#include <xenevtchn.h>
 #include <xengnttab.h>
 
 #define DOMID        7u
@@ -59,6 +63,58 @@ static void port_numbers_come_back(struct guest *guest)
     CHECK(guest_port_alloc(guest, 0, &again, &slot) == 0);
     CHECK(first == again); /* as after kexec: the number alone proves nothing */
     guest_port_close(guest, again);
+}
+
+/* A backend in a process of its own: maps, binds, says so, and waits for its end. */
+static pid_t backend_start(uint32_t ref, uint32_t port, int *ret_said)
+{
+    int said[2];
+    pid_t pid;
+
+    CHECK(pipe(said) == 0);
+    pid = fork();
+    if (pid == 0) {
+        xengnttab_handle *tab = xengnttab_open(NULL, 0);
+        xenevtchn_handle *xce = xenevtchn_open(NULL, 0);
+
+        if (tab && xce && xengnttab_map_domain_grant_refs(tab, 1, DOMID, &ref, PROT_READ) &&
+            xenevtchn_bind_interdomain(xce, DOMID, port) > 0 && write(said[1], "", 1) == 1)
+            for (;;)
+                pause();
+        _exit(1);
+    }
+    close(said[1]);
+    *ret_said = said[0];
+    return pid;
+}
+
+/* As on Xen: its mapping goes, its port is unbound for the same domain, what the guest notifies
+ * meanwhile is dropped, and who binds next finds an event. */
+static void killed_backend_leaves_nothing(struct guest *guest)
+{
+    uint32_t ref = guest_grant(guest, guest_frames_alloc(guest, 1), 0, false), port = 0, slot = 0;
+    xenevtchn_handle *xce = xenevtchn_open(NULL, 0);
+    int said = -1, bound;
+    pid_t pid;
+    char byte;
+
+    CHECK(xce && guest_port_alloc(guest, 0, &port, &slot) == 0);
+    pid = backend_start(ref, port, &said);
+    CHECK(read(said, &byte, 1) == 1);
+    close(said);
+    CHECK(guest_mapped_grants(guest, DOMID) == 1);
+    CHECK(xenevtchn_bind_interdomain(xce, DOMID, port) == -1);
+    kill(pid, SIGKILL);
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    CHECK(guest_mapped_grants(guest, DOMID) == 0);
+    CHECK(guest_revoke(guest, ref));
+    guest_notify(guest, slot);
+    bound = xenevtchn_bind_interdomain(xce, DOMID, port);
+    CHECK(bound > 0 && xenevtchn_pending(xce) == bound);
+    guest_notify(guest, slot); /* and from now on they arrive */
+    CHECK(xenevtchn_unmask(xce, (evtchn_port_t)bound) == 0 && xenevtchn_pending(xce) == bound);
+    xenevtchn_close(xce);
+    guest_port_close(guest, port);
 }
 
 static void disk_is_attached_as_by_libxl(struct guest *guest)
@@ -114,6 +170,7 @@ int main(void)
         return 2;
     mapped_grant_stays(guest, tab);
     port_numbers_come_back(guest);
+    killed_backend_leaves_nothing(guest);
     disk_is_attached_as_by_libxl(guest);
     death_is_noticed(guest, tab);
     xengnttab_close(tab);

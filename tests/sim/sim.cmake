@@ -47,6 +47,9 @@ sim_program(simguest ${SIM_DIR}/simguest.c ${SIM_DIR}/load.c ${SIM_DIR}/verify.c
     ${SIM_DIR}/hostile.c ${SIM_DIR}/hostile-nodes.c ${SIM_DIR}/case2005.c)
 target_link_libraries(simguest PRIVATE simguest-lib)
 
+sim_program(steadyguest ${SIM_DIR}/steadyguest.c ${SIM_DIR}/steady.c ${SIM_DIR}/steady-io.c)
+target_link_libraries(steadyguest PRIVATE simguest-lib)
+
 # Links the real libraries; which ones it runs with is LD_LIBRARY_PATH's matter.
 sim_program(conform ${SIM_DIR}/conform.c)
 target_link_libraries(conform PRIVATE PkgConfig::XENGNTTAB PkgConfig::XENEVTCHN)

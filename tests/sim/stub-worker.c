@@ -24,9 +24,10 @@ static bool stub_answer(struct worker *w, const struct stub_disk *disk,
             return false;
         w->opens++;
         snprintf(w->opened, sizeof(w->opened), "%s", disklink_spec(disk->link)->name);
-        if (!new_life || (disk->any && before != DISK_WANT_CLOSE))
+        if (!new_life || (disk->any && before != DISK_WANT_CLOSE && before != DISK_WANT_SUSPEND))
             w->out_of_order++;
-        report->phase = w->open_fails ? DISK_LOST : DISK_READY;
+        w->open = *order;
+        report->phase = w->open_refused ? DISK_REFUSED : w->open_fails ? DISK_LOST : DISK_READY;
         break;
     case DISK_WANT_CONNECT:
         w->connects++;
@@ -44,10 +45,15 @@ static bool stub_answer(struct worker *w, const struct stub_disk *disk,
         report->phase = DISK_LOST;
         break;
     }
+    case DISK_WANT_SUSPEND:
     case DISK_WANT_CLOSE:
         if (w->hold_close)
             return false;
-        w->closes++;
+        if (order->want == DISK_WANT_SUSPEND)
+            w->suspends++;
+        else
+            w->closes++;
+        w->close = *order;
         report->phase = DISK_CLOSED;
         break;
     case DISK_WANT_END:

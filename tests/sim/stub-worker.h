@@ -31,16 +31,16 @@ struct worker {
     struct stub_disk disks[STUB_DISKS];
     unsigned disk_count;
     /* told by the test */
-    bool open_fails, connect_refused, lose, hold_open, hold_close;
+    bool open_fails, open_refused, connect_refused, lose, hold_open, hold_close;
     const char *not_flushed;
     uint64_t capacity_sectors; /* of the server; 0: 8192 */
     bool no_flush;             /* the server cannot */
     /* told to the test */
-    unsigned opens, connects, fails, closes, ends, out_of_order;
+    unsigned opens, connects, fails, suspends, closes, ends, out_of_order;
     int state_at_fail;
-    struct disk_order connect; /* the last CONNECT */
-    char opened[96];           /* the name of the last disk opened */
-    char fail_watch[160];      /* B/state, read at FAIL */
+    struct disk_order open, connect, close; /* the last of each; close: or SUSPEND */
+    char opened[96];                        /* the name of the last disk opened */
+    char fail_watch[160];                   /* B/state, read at FAIL */
     struct xs_handle *xs;
 };
 

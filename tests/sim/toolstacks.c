@@ -258,7 +258,8 @@ static void a_request_of_the_time_between_is_taken_up(void **state)
     stays(r->guest, r->disk.backend, "shutdown-done", NULL);
     fe(r, "6");
     wait_b(r, "shutdown-done", "1");
-    assert_int_equal(ask(r->worker, &r->worker->closes), 2); /* one was the stop's */
+    assert_int_equal(ask(r->worker, &r->worker->closes), 1);
+    assert_int_equal(ask(r->worker, &r->worker->suspends), 1);
 }
 
 /* In a driver domain we remove B ourselves, but not from under who waits for an answer in it. */

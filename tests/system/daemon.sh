@@ -48,7 +48,10 @@ run 1 "/nonexistent: cannot be read: No such file" --check -c /nonexistent
 run 1 "cannot be read: Is a directory" -c "$DIR"
 wrong '2: export = http://h/a: not an NBD URI: write nbd://' '[disk a]' 'export = http://h/a'
 wrong '1: \[disk a\] has no export' '[disk a]'
-wrong '3: export is given again, first in line 2' '[disk a]' 'export=nbd://h/a' 'export=nbd://h/b'
+wrong '3: a second export for \[disk a\]: add paths = same-server .* or coherent = yes' '[disk a]' \
+    'export=nbd://h/a' 'export=nbd://h/b'
+wrong '3: on-loss is given again, first in line 2' '[disk a]' 'on-loss = hold' 'on-loss = hold 1s' \
+    'export=nbd://h/a'
 wrong '3: \[disk a\] again, first in line 1' '[disk a]' 'export=nbd://h/a' '[disk a]'
 wrong '2: workers = 0: write a number from 1 to 64' '[gateway]' 'workers = 0'
 wrong '2: worker does not belong here: .*\[disk NAME\]' '[gateway]' 'worker = 1'

@@ -3,16 +3,21 @@
  *      fault EXPECTATION --disk NAME --domid N [option...]
  *
  * Expectations, each from attach to detach; exit 0 only if all of it held:
- *      lose    The server goes while requests are in flight (by itself, or --stop and --kill its
- *              pid). Nothing but OKAY is answered while xenstored (--xenstored PID) is stopped and
- *              state 5 so cannot be shown; then 5, with a reason; then ERROR for reads and writes;
- *              no flush before the frontend closes; then flushes, last, with BLKIF_FLUSH_LOST.
+ *      lose    The server goes for longer than the disk is held for it (by itself, or --stop and
+ *              --kill its pid; --gone its socket). Nothing but OKAY is answered while xenstored
+ *              (--xenstored PID) is stopped and state 5 so cannot be shown; then 5, with a reason;
+ *              then ERROR for reads and writes; no flush before the frontend closes; then flushes,
+ *              last, with BLKIF_FLUSH_LOST.
+ *      ride    It goes like that, and is back (--again) in time: the guest sees OKAY for all of it,
+ *              state 4, and the bytes that it wrote.
  *      hang    The server answers nothing more: state 6 within 8 s of ours, answered as above.
  *      fail    --fails read|write: those are answered ERROR, all else OKAY, in state 4.
  *      readonly   Reads and flushes work, writes do not, and info says so.
  *      refuse  State 5 and a reason instead of 4.
  *      serve   It simply works.
- * Every request is answered exactly once, and no ring stays mapped. After lose, hang and refuse:
+ * Every request is answered exactly once, and no ring stays mapped. With lose, ride and hang:
+ *      --gone PATH       the server's socket; removed before the batch, so that nobody finds it.
+ * After lose, hang and refuse:
  *      --again COMMAND   brings the server back; the frontend opens the disk again, and it works.
  *      --flushes-lost    no flush of the batch may be answered OKAY.
  *      --hasty           after state 5 the frontend closes at once, with reads at the server.
@@ -28,12 +33,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 enum {
     FLUSH_LOST = -3,
     BATCH = 18,
     PENDING = 1 << 20, /* not answered yet; no status */
     QUIET_MS = 700,    /* how long nothing may come */
+    LOSE_MS = 1700,    /* until a disk is given up that is held for 1 s */
     SHOWN_MS = 10000,
 };
 
@@ -48,7 +55,7 @@ static struct probe probe = {.disk = {.kind = "qdisk", .vdev = "xvda", .devid = 
 static struct ask asks[BATCH + 8];
 static unsigned nr_asks, nr_answers;
 static long stop_pid, kill_pid, xenstored_pid;
-static const char *again, *fails = "";
+static const char *again, *gone, *fails = "";
 static bool flushes_lost, hasty;
 
 /* Every thread stopped? They stop one by one, after the signal was sent. */
@@ -242,17 +249,24 @@ static void close_watched(bool by_5)
     asks_forget();
 }
 
+static void batch_into_the_fault(void)
+{
+    signal_send(stop_pid, SIGSTOP);
+    if (gone)
+        expect(&probe, unlink(gone) == 0, "%s: not removed", gone);
+    batch_push();
+    if (kill_pid)
+        answers_wait(300);
+    signal_send(kill_pid, SIGKILL);
+}
+
 static void lose(void)
 {
     probe_io(&probe, true);
     if (xenstored_pid)
         signal_send(xenstored_pid, SIGSTOP);
-    signal_send(stop_pid, SIGSTOP);
-    batch_push();
-    if (kill_pid)
-        answers_wait(300);
-    signal_send(kill_pid, SIGKILL);
-    answers_wait(QUIET_MS);
+    batch_into_the_fault();
+    answers_wait(LOSE_MS);
     no_error_yet();
     signal_send(xenstored_pid, SIGCONT);
     expect(&probe, tool_wait_state(&probe.disk, STATE_CLOSING, SHOWN_MS) == 0,
@@ -274,6 +288,33 @@ static void lose(void)
     expect(&probe, asks[nr_asks - 1].status == PENDING, "a lost disk answers a flush: %d",
            asks[nr_asks - 1].status);
     close_watched(false);
+}
+
+static void come_back(void)
+{
+    int status = again ? system(again) : 0; /* the script's own words */
+
+    expect(&probe, status == 0, "%s: %d", again, status);
+    again = NULL;
+}
+
+static void ride(void)
+{
+    probe_io(&probe, true);
+    batch_into_the_fault();
+    answers_wait(QUIET_MS);
+    come_back();
+    for (int i = 0; i < 10 && (unanswered(false) || unanswered(true)); i++)
+        answers_wait(SHOWN_MS / 10);
+    for (unsigned i = 0; i < nr_asks; i++)
+        expect(&probe, asks[i].status == RSP_OKAY, "a %s was answered %d", op_name(asks[i].op),
+               asks[i].status);
+    asks_forget();
+    expect(&probe, tool_state(&probe.disk) == STATE_CONNECTED, "state %d", tool_state(&probe.disk));
+    probe_reread(&probe);
+    probe_io(&probe, true);
+    probe_flush(&probe);
+    probe_close(&probe);
 }
 
 static void hang(void)
@@ -337,9 +378,7 @@ static void serve(void)
 
 static void serve_again(void)
 {
-    int status = system(again); /* the script's own words */
-
-    expect(&probe, status == 0, "%s: %d", again, status);
+    come_back();
     if (front_reopen(&probe.front) || front_connect(&probe.front)) {
         expect(&probe, false, "not opened again");
         return;
@@ -359,6 +398,7 @@ static int option(int opt, const char *arg)
     case 'k': kill_pid = strtol(arg, NULL, 10); return 0;
     case 'x': xenstored_pid = strtol(arg, NULL, 10); return 0;
     case 'a': again = arg; return 0;
+    case 'g': gone = arg; return 0;
     case 'f': fails = arg; return 0;
     case 'l': flushes_lost = true; return 0;
     case 'h': hasty = true; return 0;
@@ -373,7 +413,8 @@ static int arguments_read(int argc, char **argv)
         {"disk", 1, NULL, 'd'},   {"domid", 1, NULL, 'n'}, {"kind", 1, NULL, 'b'},
         {"stop", 1, NULL, 's'},   {"kill", 1, NULL, 'k'},  {"xenstored", 1, NULL, 'x'},
         {"again", 1, NULL, 'a'},  {"fails", 1, NULL, 'f'}, {"flushes-lost", 0, NULL, 'l'},
-        {"mode-r", 0, NULL, 'r'}, {"hasty", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+        {"mode-r", 0, NULL, 'r'}, {"hasty", 0, NULL, 'h'}, {"gone", 1, NULL, 'g'},
+        {NULL, 0, NULL, 0}};
     int opt;
 
     while ((opt = getopt_long(argc, argv, "", known, NULL)) != -1)
@@ -386,9 +427,9 @@ static const struct {
     const char *name;
     void (*run)(void);
     bool connects;
-} expectations[] = {{"lose", lose, true},      {"hang", hang, true},
-                    {"fail", fail, true},      {"readonly", readonly, true},
-                    {"refuse", refuse, false}, {"serve", serve, true}};
+} expectations[] = {{"lose", lose, true},  {"ride", ride, true},         {"hang", hang, true},
+                    {"fail", fail, true},  {"readonly", readonly, true}, {"refuse", refuse, false},
+                    {"serve", serve, true}};
 
 static void run(unsigned which)
 {

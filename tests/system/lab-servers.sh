@@ -108,7 +108,14 @@ server_signal() { # SIGNAL NAME...
     for name in "${@:2}"; do pids+=("${SERVER_PID[$name]-}"); done
     kill "-$1" "${pids[@]}" 2>/dev/null || fail "no SIG$1: of ${*:2} not all are running"
 }
-server_pause() { server_signal STOP "$@"; }
+server_is_paused() { # the threads of a process stop one by one, after the signal was sent
+    ! sed 's/.*) //' "/proc/${SERVER_PID[$1]}/task"/*/stat | grep -qv '^T'
+}
+server_pause() {
+    local name
+    server_signal STOP "$@"
+    for name in "$@"; do wait_for 10 server_is_paused "$name" || fail "server $name does not stop"; done
+}
 server_resume() { server_signal CONT "$@"; }
 server_gone() { # SIGNAL NAME...
     local name pid kept

@@ -53,7 +53,7 @@ lab_start() {
     XENSTORED_PID=$("$ROOT/tests/sim/xenstored.sh" "$BUILD" "$DIR") || fail "xenstored does not start"
     export BLKGATE_SIM=$DIR XENSTORED_PATH=$DIR/run/socket
     CONFIG=$DIR/blkgate.conf
-    printf '[gateway]\nlock = %s/lock\nworkers = 2\nlog-level = debug\n' "$DIR" >"$CONFIG"
+    printf '[gateway]\nlock = %s/lock\nkeep = %s/keep\nworkers = 2\nlog-level = debug\n' "$DIR" "$DIR" >"$CONFIG"
 }
 
 # disk NAME URI [LINE...]: adds a disk to the configuration.
@@ -125,10 +125,16 @@ nbd_evil() { # NAME SIZE FAULT...
 nbd_end() { pid_end "$NBD_PID" "${1-KILL}"; }
 
 # -- the daemon -----------------------------------------------------------------------------------
-daemon_start() {
-    LD_LIBRARY_PATH=$SIM/lib "$BUILD/blkgated" -c "$CONFIG" >>"$DAEMON_LOG" 2>&1 &
+# BLKGATED: another build of it. The log is appended to, over all its lives.
+daemon_spawn() {
+    daemon_starts=$(grep -c 'blkgated .* serves' "$DAEMON_LOG" 2>/dev/null)
+    LD_LIBRARY_PATH=$SIM/lib "${BLKGATED:-$BUILD/blkgated}" -c "$CONFIG" >>"$DAEMON_LOG" 2>&1 &
     DAEMON_PID=$!
-    wait_for 20 grep -q 'blkgated .* serves' "$DAEMON_LOG" || fail "the daemon does not become ready"
+}
+daemon_is_ready() { [ "$(grep -c 'blkgated .* serves' "$DAEMON_LOG")" -gt "${daemon_starts:-0}" ]; }
+daemon_start() {
+    daemon_spawn
+    wait_for 20 daemon_is_ready || fail "the daemon does not become ready"
 }
 daemon_alive() { kill -0 "$DAEMON_PID" 2>/dev/null || fail "the daemon died"; }
 # A clean stop: exit status 0, and not a word from a sanitizer.

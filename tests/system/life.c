@@ -5,11 +5,14 @@
  * Scenarios:
  *      many        attached and detached 60 times
  *      wait        connected; says "ready" and waits for a line; works yet, and is detached
- *      held        the same, but the daemon died and came back meanwhile: the disk is not touched
- *                  until it is closed, and then works again
+ *      held        the same, but what the daemon had kept of it is damaged when it comes back: not
+ *                  touched until it is closed, and then it works again
  *      bereft      the same, but the daemon was stopped, and the server went while it was away:
- *                  state 5 and nothing else, and it works again when both are back
+ *                  state 4 and no answer; says "alone", waits for a line; all is answered
+ *      abandoned   connected, with writes and no flush; says "ready", waits for a line; closes;
+ *                  says "closed", waits for a line, for state 6, and is detached
  *      gate-fails  the script is told why, and the frontend sees nothing; prints what it is told
+ *      force       destroyed with requests in flight
  *
  * Exit 0 only if all that is said here held, and nothing stays mapped.
  */
@@ -19,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 60, STAYS_MS = 600, STATE_MS = 10000 };
+enum { ROUNDS = 60, IN_FLIGHT = 8, STAYS_MS = 600, STATE_MS = 10000 };
 
 static struct probe probe = {.disk = {.kind = "qdisk", .vdev = "xvda", .devid = 51712}};
 
@@ -99,9 +102,9 @@ static void reads_push(unsigned count)
     front_publish(&probe.front, 0);
 }
 
-static void line_wait(void)
+static void line_wait(const char *say)
 {
-    printf("ready\n");
+    printf("%s\n", say);
     fflush(stdout);
     (void)getchar();
 }
@@ -129,7 +132,7 @@ static void wait_for_line(void)
 {
     attach();
     connect_and_use();
-    line_wait();
+    line_wait("ready");
     probe_io(&probe, true);
     finish();
 }
@@ -140,7 +143,7 @@ static void held(void)
 
     attach();
     connect_and_use();
-    line_wait();
+    line_wait("ready");
     status_wait("held: ");
     reads_push(1);
     state_stays(STATE_CONNECTED);
@@ -150,21 +153,44 @@ static void held(void)
     finish();
 }
 
+static bool answer_wait(struct front_response *ret)
+{
+    int64_t end_ms = guest_clock_ms() + STATE_MS;
+    int got;
+
+    while ((got = front_poll(&probe.front, ret)) == 0 && guest_clock_ms() < end_ms)
+        guest_wait(probe.front.guest, 20);
+    return got > 0;
+}
+
 static void bereft(void)
 {
     struct front_response rsp;
 
     attach();
     connect_and_use();
-    line_wait();
-    state_wait(STATE_CLOSING);
-    status_wait("failed: ");
+    line_wait("ready");
     reads_push(1);
-    state_stays(STATE_CLOSING);
+    state_stays(STATE_CONNECTED);
     expect(&probe, front_poll(&probe.front, &rsp) == 0, "a disk without a server answers");
-    probe_close(&probe);
-    reopen();
+    line_wait("alone");
+    expect(&probe, answer_wait(&rsp) && rsp.status == RSP_OKAY, "the read was not answered OKAY");
+    probe_io(&probe, true);
+    probe_flush(&probe);
     finish();
+}
+
+static void abandoned(void)
+{
+    attach();
+    expect(&probe, front_connect(&probe.front) == 0, "not connected");
+    probe_io(&probe, true);
+    line_wait("ready");
+    front_state_set(&probe.front, STATE_CLOSED);
+    line_wait("closed");
+    state_wait(STATE_CLOSED);
+    expect(&probe, front_ring_free(&probe.front) == 0, "the ring is still mapped");
+    probe_detach(&probe);
 }
 
 static void gate_fails(void)
@@ -181,12 +207,23 @@ static void gate_fails(void)
     probe_detach(&probe);
 }
 
+static void force(void)
+{
+    attach();
+    connect_and_use();
+    reads_push(IN_FLIGHT);
+    tool_destroy(&probe.disk);
+    state_wait(STATE_CLOSED);
+    expect(&probe, front_ring_free(&probe.front) == 0, "the ring is still mapped");
+    tool_remove(&probe.disk);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
 } scenarios[] = {
-    {"many", many},     {"wait", wait_for_line},    {"held", held},
-    {"bereft", bereft}, {"gate-fails", gate_fails},
+    {"many", many},           {"wait", wait_for_line},    {"held", held},   {"bereft", bereft},
+    {"abandoned", abandoned}, {"gate-fails", gate_fails}, {"force", force},
 };
 
 int main(int argc, char **argv)

@@ -35,30 +35,45 @@ struct front_request probe_request(const struct probe *probe, uint8_t op, uint64
     return req;
 }
 
-void probe_io(struct probe *probe, bool may_write)
+static uint8_t pattern; /* of the first page that was written last */
+
+static void read_all(struct probe *probe, bool compare)
 {
     uint8_t *page = guest_page(probe->front.guest, probe->frame);
-    static uint8_t pattern;
-    struct front_request req;
-    int i, status;
 
-    pattern = (uint8_t)(pattern + PROBE_WARM);
-    for (i = 0; may_write && i < PROBE_WARM; i++) {
-        memset(page, pattern + i, GUEST_PAGE);
-        req = probe_request(probe, OP_WRITE, (uint64_t)i * 8);
-        status = front_do(&probe->front, &req);
-        expect(probe, status == RSP_OKAY, "write %d: %d", i, status);
-    }
-    for (i = 0; i < PROBE_WARM; i++) {
+    for (int i = 0; i < PROBE_WARM; i++) {
+        struct front_request req = probe_request(probe, OP_READ, (uint64_t)i * 8);
+        int status;
+
         memset(page, ~(pattern + i), GUEST_PAGE);
-        req = probe_request(probe, OP_READ, (uint64_t)i * 8);
         status = front_do(&probe->front, &req);
         expect(probe, status == RSP_OKAY, "read %d: %d", i, status);
         expect(probe,
-               !may_write || (page[0] == (uint8_t)(pattern + i) &&
-                              memcmp(page, page + 1, GUEST_PAGE - 1) == 0),
+               !compare || (page[0] == (uint8_t)(pattern + i) &&
+                            memcmp(page, page + 1, GUEST_PAGE - 1) == 0),
                "read %d: wrong bytes", i);
     }
+}
+
+void probe_io(struct probe *probe, bool may_write)
+{
+    uint8_t *page = guest_page(probe->front.guest, probe->frame);
+
+    pattern = (uint8_t)(pattern + PROBE_WARM);
+    for (int i = 0; may_write && i < PROBE_WARM; i++) {
+        struct front_request req = probe_request(probe, OP_WRITE, (uint64_t)i * 8);
+        int status;
+
+        memset(page, pattern + i, GUEST_PAGE);
+        status = front_do(&probe->front, &req);
+        expect(probe, status == RSP_OKAY, "write %d: %d", i, status);
+    }
+    read_all(probe, may_write);
+}
+
+void probe_reread(struct probe *probe)
+{
+    read_all(probe, true);
 }
 
 /* A disk that offers no flush may say so. */

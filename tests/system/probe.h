@@ -30,6 +30,7 @@ bool probe_attach(struct probe *probe); /* attaches and connects; false: it is w
 struct front_request probe_request(const struct probe *probe, uint8_t op, uint64_t sector);
 /* PROBE_WARM writes and as many reads of them, one after the other. */
 void probe_io(struct probe *probe, bool may_write);
+void probe_reread(struct probe *probe); /* what the last probe_io wrote is there yet */
 void probe_flush(struct probe *probe);
 void probe_close(struct probe *probe);
 void probe_detach(struct probe *probe); /* nothing stays granted or mapped */

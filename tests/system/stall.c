@@ -3,8 +3,8 @@
  *      stall TRIAL --disk NAME --domid N [--kill PID]
  *
  * Trials, each of one guest; exit 0 only if all of it held:
- *      flush   The server fails a flush, and answers nothing that was sent after it. The frontend
- *              closes; --kill: the server dies a second later.
+ *      flush   The server fails every flush, and answers nothing that was sent after it, until the
+ *              disk is given up. The frontend closes; --kill: the server dies a second later.
  *      broken  The guest breaks its ring while the server holds its reads, then closes as above.
  *      deep    512 writes at once, on a ring of 16 pages; closes after a second.
  *      hoard   On one worker NAME1 .. NAME20, each with 64 reads of 44 KiB at a server that keeps
@@ -157,6 +157,9 @@ static void trial_flush(void)
 {
     if (!attach(&units[0], name, 0, 0))
         return;
+    ask(&units[0], OP_WRITE, 1); /* or there is nothing to flush */
+    front_publish(&units[0].front, 0);
+    answers_wait(&units[0], 300);
     ask(&units[0], OP_FLUSH, 0);
     for (int i = 0; i < 8; i++)
         ask(&units[0], OP_READ, 1);

@@ -1,11 +1,13 @@
 #!/bin/bash
 # Laws 4 and 10: a server that stops answering costs its guest no more than the time to close, and
-# others nothing.
+# others nothing. The first disks are held for a second only, so that a flush that fails ends them.
 . "$(dirname "$0")/lab.sh"
 STALL=$BUILD/system/stall
 lab_start
 echo "queues = 16" >>"$CONFIG" # for trial tangle
-for name in flush flush-killed broken broken-killed deep; do disk $name "$(unix_uri $name)"; done
+for name in flush flush-killed broken broken-killed deep; do
+    disk $name "$(unix_uri $name)" 'on-loss = hold 1s'
+done
 for ((i = 0; i <= 20; i++)); do # of which the last 20 hoard, in the first's worker
     disk hoard$((i > 0 ? i : 0)) "$(unix_uri hoard$((i > 0 ? 1 : 0)) $i)" 'worker = 0'
 done
@@ -25,7 +27,7 @@ trial() { # TRIAL DISK [ARGUMENTS...]
 # -- a second failure comes after the one that ended the disk's service ---------------------------
 for trial in flush broken; do
     faults=(stall)
-    [ $trial = broken ] || faults=(flush-eio stall=2)
+    [ $trial = broken ] || faults=(flush-eio stall=3) # a write, the flush, and then nothing
     nbd_evil $trial 1048576 "${faults[@]}"
     trial $trial $trial
     nbd_evil $trial-killed 1048576 "${faults[@]}"

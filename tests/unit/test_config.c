@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "gateway/config.h"
+#include "gateway/config_private.h"
 #include "gateway/log.h"
 #include "proto/limits.h"
 
@@ -21,6 +22,7 @@
 
 #define DISK  "[disk a]\nexport = nbd://host/a\n"
 #define DISKS "[disk a]\nexport = nbds://host/a\n"
+#define TWO   DISK "export = nbd://other/a\n"
 
 static char directory[] = "/tmp/blkgate-config-XXXXXX";
 static char file[64];
@@ -84,17 +86,22 @@ static char *read_all(const char *path)
 }
 
 /* The build says where the sources are; else they are where this file was compiled from. */
-static char *sample(void)
+static char *source(const char *name)
 {
     char path[4096];
 #ifdef BLKGATE_SOURCE_DIR
-    snprintf(path, sizeof(path), "%s/etc/blkgate.conf", BLKGATE_SOURCE_DIR);
+    snprintf(path, sizeof(path), "%s/%s", BLKGATE_SOURCE_DIR, name);
 #else
     const char *rest = strstr(__FILE__, "tests/unit/");
 
-    snprintf(path, sizeof(path), "%.*setc/blkgate.conf", (int)(rest - __FILE__), __FILE__);
+    snprintf(path, sizeof(path), "%.*s%s", (int)(rest - __FILE__), __FILE__, name);
 #endif
     return read_all(path);
+}
+
+static char *sample(void)
+{
+    return source("etc/blkgate.conf");
 }
 
 /* With its examples and defaults no longer commented out: "# key = value", "# [section]". */
@@ -133,7 +140,12 @@ static void test_defaults(void **state)
     assert_false(config->allow_uri);
     assert_string_equal(config->lock_path, "/run/blkgate/lock");
     assert_int_equal(config->domid, 0);
+    assert_string_equal(config->keep_dir, "/run/blkgate/keep");
     assert_int_equal(config->connect_timeout_ms, 8000);
+    assert_int_equal(config->memory_bytes % (1 << 20), 0);
+    assert_in_range((long long)config->memory_bytes,
+                    (long long)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) / 8 - (1 << 20) + 1,
+                    (long long)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) / 8);
     assert_true(config->queues >= 1 && config->queues <= LIMIT_QUEUES);
     assert_int_equal(config->ring_page_order, 4);
     assert_int_equal(config->indirect_segments, 256);
@@ -144,13 +156,42 @@ static void test_defaults(void **state)
     config_free(NULL);
 }
 
+/* What a disk is that says nothing but where it is. */
+static void assert_default_disk(const struct config_disk *disk)
+{
+    assert_int_equal(disk->export_count, 1);
+    assert_false(disk->same_server || disk->coherent || disk->drains || disk->retry_errors);
+    assert_false(disk->readonly || disk->accept_volatile || disk->shared);
+    assert_int_equal(disk->connections, 1);
+    assert_int_equal(disk->hold_ms, 0);
+    assert_int_equal(disk->command_timeout_ms, 30000);
+    assert_int_equal(disk->fence_time_ms, 10000);
+    assert_null(disk->fence);
+    assert_int_equal(disk->worker, -1);
+    assert_null(disk->tls_certificates);
+    assert_null(disk->tls_psk_file);
+    assert_null(disk->tls_username);
+}
+
+static void test_disk_defaults(void **state)
+{
+    struct config *config = load(DISK);
+
+    (void)state;
+    assert_default_disk(&config->disks[0]);
+    config_free(config);
+}
+
 static const char everything[] =
     "[gateway]\nworkers = 3\nallow-uri = yes\nlock = /run/x y/lock\ndomid = 32751\n"
     "connect-timeout = 5\nlog-level = debug\n"
-    "queues = 3\nring-page-order = 2\nindirect-segments = 0\n"
+    "queues = 3\nring-page-order = 2\nindirect-segments = 0\nkeep = /keep me\nmemory = 1536K\n"
     "[disk a.B_1-]\nexport = nbds+unix:///n?socket=/s\nread-only = on\naccept-volatile = TRUE\n"
     "shared = 1\nworker = 2\ntls-psk-file = /k=1:2;3\ntls-username = me@here\n"
-    "[disk c]\nexport = nbds://h/c\ntls-certificates = /pki\n";
+    "export = nbds://h2/n\nexport = nbds://h1/n\npaths = same-server\nconnections = 16\n"
+    "on-loss = hold 90s\non-error = retry\ncommand-timeout = 2m\ndrains = yes\n"
+    "fence-time = 1500ms\nfence = /bin/end it  --now\t-x=1:2 ; no more\n"
+    "[disk c]\nexport = nbds://h/c\ntls-certificates = /pki\ncoherent = yes\non-loss = Hold\n";
 
 static void assert_everything(const struct config *config)
 {
@@ -165,9 +206,25 @@ static void assert_everything(const struct config *config)
     assert_int_equal(config->ring_page_order, 2);
     assert_int_equal(config->indirect_segments, 0);
     assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
+    assert_string_equal(config->keep_dir, "/keep me");
+    assert_int_equal(config->memory_bytes, 1536 << 10);
     assert_int_equal(config->disk_count, 2);
     assert_non_null(disk);
-    assert_string_equal(disk->export_uri, "nbds+unix:///n?socket=/s");
+    assert_int_equal(disk->export_count, 3);
+    assert_string_equal(config_disk_uri(disk), "nbds+unix:///n?socket=/s");
+    assert_string_equal(disk->export_uris[1], "nbds://h2/n");
+    assert_string_equal(disk->export_uris[2], "nbds://h1/n");
+    assert_true(disk->same_server && disk->drains && disk->retry_errors);
+    assert_false(disk->coherent);
+    assert_int_equal(disk->connections, 16);
+    assert_int_equal(disk->hold_ms, 90000);
+    assert_int_equal(disk->command_timeout_ms, 120000);
+    assert_int_equal(disk->fence_time_ms, 1500);
+    assert_string_equal(disk->fence[0], "/bin/end");
+    assert_string_equal(disk->fence[1], "it");
+    assert_string_equal(disk->fence[2], "--now");
+    assert_string_equal(disk->fence[3], "-x=1:2");
+    assert_null(disk->fence[4]);
     assert_true(disk->readonly && disk->accept_volatile && disk->shared);
     assert_int_equal(disk->worker, 2);
     assert_string_equal(disk->tls_psk_file, "/k=1:2;3");
@@ -176,6 +233,10 @@ static void assert_everything(const struct config *config)
     disk = config_disk_find(config, "c");
     assert_non_null(disk);
     assert_string_equal(disk->tls_certificates, "/pki");
+    assert_true(disk->coherent);
+    assert_false(disk->same_server || disk->drains || disk->retry_errors);
+    assert_int_equal(disk->hold_ms, 0);
+    assert_null(disk->fence);
     assert_false(disk->readonly || disk->accept_volatile || disk->shared);
     assert_int_equal(disk->worker, -1);
     assert_null(disk->tls_psk_file);
@@ -201,6 +262,60 @@ static char *print(const struct config *config)
     config_print(config, out);
     assert_int_equal(fclose(out), 0);
     return text;
+}
+
+/* A time or size as it may be written, what it is, and how it is printed. */
+static void test_units(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t number;
+        const char *printed;
+    } cases[] = {
+        {"connect-timeout = 1", 1000, "1s"},
+        {"connect-timeout = 1s", 1000, "1s"},
+        {"connect-timeout = 1001ms", 1001, "1001ms"},
+        {"connect-timeout = 8000ms", 8000, "8s"},
+        {"connect-timeout = 0008", 8000, "8s"},
+        {"memory = 1M", 1 << 20, "1M"},
+        {"memory = 1048577", (1 << 20) + 1, "1048577"},
+        {"memory = 1025K", 1025 << 10, "1025K"},
+        {"memory = 2048M", 2ULL << 30, "2G"},
+        {"memory = 1T", 1ULL << 40, "1T"},
+        {"memory = 1099511627776", 1ULL << 40, "1T"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const size_t key_length = strcspn(cases[i].text, "=");
+        const bool is_time = cases[i].text[0] == 'c';
+        struct config *config = NULL;
+        char text[64];
+        char *printed = NULL;
+
+        snprintf(text, sizeof(text), "[gateway]\n%s\n", cases[i].text);
+        config = load(text);
+        printed = print(config);
+        snprintf(text, sizeof(text), "\n%.*s= %s\n", (int)key_length, cases[i].text,
+                 cases[i].printed);
+        if ((is_time ? config->connect_timeout_ms : config->memory_bytes) != cases[i].number ||
+            !strstr(printed, text))
+            fail_msg("%s is taken for\n%s", cases[i].text, printed);
+        config_free(config);
+        free(printed);
+    }
+}
+
+static void test_longest_times(void **state)
+{
+    struct config *config =
+        load(DISK "on-loss = hold 24h\ncommand-timeout = 1h\nfence-time = 3600\n");
+
+    (void)state;
+    assert_int_equal(config->disks[0].hold_ms, LIMIT_HOLD_MS);
+    assert_int_equal(config->disks[0].command_timeout_ms, LIMIT_COMMAND_TIMEOUT_MS);
+    assert_int_equal(config->disks[0].fence_time_ms, LIMIT_FENCE_TIME_MS);
+    config_free(config);
 }
 
 static void test_print_reads_back(void **state)
@@ -244,7 +359,7 @@ static void test_shapes_of_text(void **state)
         const struct config_disk *disk = config_disk_find(config, "a");
 
         assert_non_null(disk);
-        assert_string_equal(disk->export_uri, "nbd://host/a");
+        assert_string_equal(config_disk_uri(disk), "nbd://host/a");
         config_free(config);
     }
 }
@@ -294,9 +409,12 @@ static const struct {
     {DISK "lock = /x\n", 3, "lock does not belong here: write it in a section [gateway]"},
     {DISK "readonly = yes\n", 3, "unknown key \"readonly\": did you mean read-only?"},
     {DISK "Export = yes\n", 3, "did you mean export?"},
-    {DISK "color = red\n", 3, "\"color\": write one of export, read-only, accept-volatile"},
+    {DISK "color = red\n", 3, "\"color\": write one of export, paths, coherent, connections"},
     {DISK "= red\n", 3, "unknown key \"\""},
-    {DISK "export = nbd://h/b\n", 3, "export is given again, first in line 2"},
+    {DISK "worker = 0\nworker = 0\n", 4, "worker is given again, first in line 3"},
+    {DISK "memory = 1M\n", 3, "memory does not belong here: write it in a section [gateway]"},
+    {"[gateway]\nfence = /x\n", 2, "fence does not belong here"},
+    {DISK "fencetime = 3s\n", 3, "did you mean fence-time?"},
     {"[gateway]\ndomid = 1\n# x\ndomid = 1\n", 4, "domid is given again, first in line 2"},
     /* values */
     {DISK "read-only = maybe\n", 3, "read-only = maybe: write yes or no"},
@@ -310,11 +428,64 @@ static const struct {
     {"[gateway]\nworkers = 2 3\n", 2, "from 1 to 64"},
     {"[gateway]\nworkers = 99999999999999999999\n", 2, "from 1 to 64"},
     {"[gateway]\ndomid = 32752\n", 2, "from 0 to 32751"},
-    {"[gateway]\nconnect-timeout = 9\n", 2, "from 1 to 8"},
+    {"[gateway]\nconnect-timeout = 9\n", 2,
+     "write a time from 1s to 8s, as in 500ms, 30s (or 30), 2m"},
     {"[gateway]\nqueues = 0\n", 2, "from 1 to 16"},
     {"[gateway]\nring-page-order = 5\n", 2, "from 0 to 4"},
     {"[gateway]\nindirect-segments = 257\n", 2, "from 0 to 256"},
-    {"[gateway]\nconnect-timeout = 2s\n", 2, "from 1 to 8"},
+    {"[gateway]\nconnect-timeout = 2 s\n", 2, "from 1s to 8s"},
+    {"[gateway]\nconnect-timeout = 2S\n", 2, "from 1s to 8s"},
+    {"[gateway]\nconnect-timeout = 1.5s\n", 2, "from 1s to 8s"},
+    {"[gateway]\nconnect-timeout = s\n", 2, "from 1s to 8s"},
+    {"[gateway]\nconnect-timeout = 999ms\n", 2, "from 1s to 8s"},
+    {"[gateway]\nconnect-timeout = 8001ms\n", 2, "from 1s to 8s"},
+    {"[gateway]\nconnect-timeout = 999999999999999h\n", 2, "from 1s to 8s"},
+    {"[gateway]\nmemory = 512\n", 2, "write a size from 1M to 1T, as in 512M"},
+    {"[gateway]\nmemory = 1023K\n", 2, "from 1M to 1T"},
+    {"[gateway]\nmemory = 1025G\n", 2, "from 1M to 1T"},
+    {"[gateway]\nmemory = 512MiB\n", 2, "from 1M to 1T"},
+    {"[gateway]\nmemory = 512m\n", 2, "from 1M to 1T"},
+    {"[gateway]\nmemory = 8388608T\n", 2, "from 1M to 1T"},  /* 2^63 */
+    {"[gateway]\nmemory = 16777217T\n", 2, "from 1M to 1T"}, /* 1T and 2^64 */
+    {"[gateway]\nmemory = 18446744073710600192\n", 2, "from 1M to 1T"},
+    {"[gateway]\nkeep = keep\n", 2, "write an absolute path"},
+    {DISK "command-timeout = 0\n", 3, "from 1s to 1h"},
+    {DISK "command-timeout = 3601\n", 3, "from 1s to 1h"},
+    {DISK "fence-time = 99ms\n", 3, "from 100ms to 1h"},
+    {DISK "fence-time = 61m\n", 3, "from 100ms to 1h"},
+    {DISK "connections = 0\n", 3, "write a number from 1 to 16"},
+    {DISK "connections = 17\n", 3, "write a number from 1 to 16"},
+    {DISK "on-loss = close\n", 3, "write hold, or hold and a time from 1s to 24h, as in hold 30s"},
+    {DISK "on-loss = hold 0\n", 3, "from 1s to 24h"},
+    {DISK "on-loss = hold 25h\n", 3, "from 1s to 24h"},
+    {DISK "on-loss = hold30s\n", 3, "write hold, or"},
+    {DISK "on-loss = 30s\n", 3, "write hold, or"},
+    {DISK "on-loss =\n", 3, "on-loss has no value: write hold, or"},
+    {DISK "on-error = ignore\n", 3, "write report or retry"},
+    {DISK "drains = 2\n", 3, "write yes or no"},
+    {DISK "fence = stop-it\n", 3, "write a program's absolute path, and its arguments if any"},
+    {DISK "fence =\n", 3, "fence has no value: write a program's absolute path"},
+    {DISK "fence = /bin/sh -c 'stop it'\n", 3, "no shell looks at quotes"},
+    {DISK "fence = /bin/x a\\ b\n", 3, "no shell looks at quotes"},
+    {DISK "fence = /x 2 3 4 5 6 7 8 9 10 1 2 3 4 5 6 7 8 9 20 1 2 3 4 5 6 7 8 9 30 1 2 3\n", 3,
+     "33 words, and 32 is the most: write a script"},
+    {DISK "fence = /x # why\n", 3, "a comment after a value starts with ;"},
+    /* paths */
+    {TWO, 3, "a second export for [disk a]: add paths = same-server if they are addresses of"},
+    {TWO "coherent = no\n", 3, "would write old data back later"},
+    {TWO "paths = coherent\n", 4, "paths = coherent: write same-server"},
+    {TWO "paths = same-server\ncoherent = yes\n", 5, "keep the one that is true"},
+    {DISK "coherent = yes\npaths = same-server\n", 4, "keep the one that is true"},
+    {TWO "coherent = yes\nexport = nbd://HOST:10809/a\n", 5, "the same export as in line 2"},
+    {"[disk a]\nexport = nbd://1/a\nexport = nbd://2/a\nexport = nbd://3/a\nexport = nbd://4/a\n"
+     "export = nbd://5/a\nexport = nbd://6/a\nexport = nbd://7/a\nexport = nbd://8/a\n"
+     "export = nbd://9/a\ncoherent = yes\n",
+     10, "more than 8 exports for one disk: leave this one out"},
+    {DISKS "export = nbd://other/a\ncoherent = yes\n", 3,
+     "the export in line 2 is encrypted and this one is not"},
+    {DISK "export = nbds://other/a\ncoherent = yes\ntls-psk-file = /k\n", 2,
+     "the export in line 3 is encrypted and this one is not"},
+    {TWO "coherent = yes\ntls-psk-file = /k\n", 5, "export in line 2 is not encrypted"},
     {"[gateway]\nlog-level = loud\n", 2, "write error, warning, info or debug"},
     {"[gateway]\nlock = lock\n", 2, "write an absolute path"},
     {DISKS "tls-psk-file = k\n", 3, "write an absolute path"},
@@ -393,7 +564,7 @@ static void test_long_lines(void **state)
     for (unsigned i = 0; i < LIMIT_EXPORT_NAME_BYTES; i++)
         strcat(text, "%41");
     config = load(text);
-    assert_int_equal(strlen(config->disks[0].export_uri), 11 + 3 * LIMIT_EXPORT_NAME_BYTES);
+    assert_int_equal(strlen(config_disk_uri(&config->disks[0])), 11 + 3 * LIMIT_EXPORT_NAME_BYTES);
     config_free(config);
     config = NULL;
 
@@ -479,14 +650,40 @@ static void test_sample(void **state)
 
     text = sample_in_effect();
     config = load(text);
-    assert_int_equal(config->disk_count, 4);
+    assert_int_equal(config->disk_count, 6);
     assert_int_equal(config->connect_timeout_ms, LIMIT_CONNECT_MS);
     assert_true(config_disk_find(config, "install")->readonly);
     assert_string_equal(config_disk_find(config, "secret")->tls_username, "xenhost1");
     assert_string_equal(config_disk_find(config, "certified")->tls_certificates,
                         "/etc/pki/blkgate");
+    assert_int_equal(config_disk_find(config, "cluster")->export_count, 2);
+    assert_true(config_disk_find(config, "cluster")->coherent);
+    assert_true(config_disk_find(config, "multipath")->same_server);
     config_free(config);
     free(text);
+}
+
+/* No key that the sample and the manual do not explain. */
+static void test_every_key_is_described(void **state)
+{
+    char *texts[] = {sample(), source("etc/blkgate.conf.5")};
+
+    (void)state;
+    for (size_t i = 0; i < GATEWAY_KEYS + DISK_KEYS; i++) {
+        const struct key *key =
+            i < GATEWAY_KEYS ? &config_gateway_keys[i] : &config_disk_keys[i - GATEWAY_KEYS];
+        const char *const heads[] = {"\n# ", "\n.It Cm "};
+
+        for (size_t j = 0; j < COUNT(texts); j++) {
+            char line[64];
+
+            snprintf(line, sizeof(line), "%s%s = ", heads[j], key->name);
+            if (!strstr(texts[j], line))
+                fail_msg("%s is not in the %s", key->name, j ? "manual" : "sample");
+        }
+    }
+    free(texts[0]);
+    free(texts[1]);
 }
 
 /* xorshift: the same bytes in every run. */
@@ -699,9 +896,8 @@ static void test_disk_from_uri(void **state)
     assert_null(disk);
     assert_int_equal(config_disk_from_uri("nbds://host/x", &disk), 0);
     assert_string_equal(disk->name, "nbds://host/x");
-    assert_string_equal(disk->export_uri, "nbds://host/x");
-    assert_int_equal(disk->worker, -1);
-    assert_false(disk->readonly || disk->accept_volatile || disk->shared);
+    assert_string_equal(config_disk_uri(disk), "nbds://host/x");
+    assert_default_disk(disk);
     config_disk_free(disk);
     config_disk_free(NULL);
 }
@@ -733,6 +929,28 @@ static void test_identity(void **state)
     for (size_t i = 0; i < sizeof(other) / sizeof(other[0]); i++)
         if (config_uri_identity(other[i][0]) == config_uri_identity(other[i][1]))
             fail_msg("%s is not %s", other[i][0], other[i][1]);
+}
+
+/* What is attached writable through one path must not be attached again through another one. */
+static void test_disks_meet(void **state)
+{
+    struct config *config =
+        load("[disk a]\nexport = nbd://x/1\nexport = nbd://y/1\ncoherent = yes\n"
+             "[disk b]\nexport = nbds://z/1\nexport = nbds://Y:10809/1\ncoherent = yes\n"
+             "[disk c]\nexport = nbd://z/1\n"
+             "[disk d]\nexport = nbd://y/1\nexport = nbd://x/1\npaths = same-server\n");
+    static const bool meet[4][4] = {{1, 1, 0, 1}, {1, 1, 1, 1}, {0, 1, 1, 0}, {1, 1, 0, 1}};
+    const struct config_disk *disks = config->disks;
+
+    (void)state;
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++)
+            if (config_disks_meet(&disks[i], &disks[j]) != meet[i][j])
+                fail_msg("%s and %s", disks[i].name, disks[j].name);
+    assert_int_equal(config_disk_identity(&disks[0]), config_uri_identity("nbd://x/1"));
+    assert_true(config_disk_reaches(&disks[3], config_disk_identity(&disks[0])));
+    assert_false(config_disk_reaches(&disks[2], config_disk_identity(&disks[0])));
+    config_free(config);
 }
 
 /* What QEMU 7.2 opens, as tried with qemu-img: a comma would end its option, and for nbds it has no
@@ -776,7 +994,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_disk_defaults),
         cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_units),
+        cmocka_unit_test(test_longest_times),
         cmocka_unit_test(test_print_reads_back),
         cmocka_unit_test(test_shapes_of_text),
         cmocka_unit_test(test_long_comment),
@@ -786,11 +1007,13 @@ int main(void)
         cmocka_unit_test(test_files_that_are_none),
         cmocka_unit_test(test_too_many_disks),
         cmocka_unit_test(test_sample),
+        cmocka_unit_test(test_every_key_is_described),
         cmocka_unit_test(test_junk),
         cmocka_unit_test(test_mutations),
         cmocka_unit_test(test_uris),
         cmocka_unit_test(test_uri_bounds),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_disks_meet),
         cmocka_unit_test(test_for_qemu),
         cmocka_unit_test(test_disk_from_uri),
     };

@@ -106,12 +106,118 @@ static void runs_never_overlap(void **state)
     slab_destroy(slab);
 }
 
+/* -- over somebody else's memory -------------------------------------------------------------- */
+
+static _Alignas(LIMIT_PAGE_BYTES) uint8_t arena[ARENA_BYTES];
+
+static struct slab *over_arena(unsigned blocks)
+{
+    struct slab *slab = NULL;
+
+    assert_int_equal(slab_create_over(arena, sizeof arena, &slab), 0);
+    while (blocks-- > 0)
+        assert_true(slab_extend(slab));
+    return slab;
+}
+
+static void grows_block_by_block(void **state)
+{
+    struct slab *slab = over_arena(0);
+
+    (void)state;
+    assert_null(slab_alloc(slab, 1)); /* nothing is there yet, and nothing is touched */
+    assert_int_equal(slab_left_bytes(slab), 0);
+    for (size_t block = 0; block < ARENA_BYTES / slab_alloc_max(); block++) {
+        assert_true(slab_extend(slab));
+        assert_int_equal(slab_left_bytes(slab), slab_alloc_max());
+        assert_ptr_equal(slab_alloc(slab, slab_alloc_max()), arena + block * slab_alloc_max());
+        assert_null(slab_alloc(slab, 1));
+    }
+    assert_false(slab_extend(slab));
+    memset(arena, 0x11, sizeof arena);
+    slab_destroy(slab);
+    for (size_t i = 0; i < sizeof arena; i++) /* the memory is its owner's, and stays */
+        assert_int_equal(arena[i], 0x11);
+    assert_int_not_equal(slab_create_over(arena, slab_alloc_max() / 2, &slab), 0);
+}
+
+static void claims_what_was_given_before(void **state)
+{
+    struct slab *slab = over_arena(1);
+    uint8_t *run;
+
+    (void)state;
+    assert_false(slab_claim(slab, arena, 0));
+    assert_false(slab_claim(slab, arena, slab_alloc_max() + 1));
+    assert_false(slab_claim(slab, arena + 512, 512));               /* not a page */
+    assert_false(slab_claim(slab, arena + LIMIT_PAGE_BYTES, 5000)); /* two pages lie at even */
+    assert_false(slab_claim(slab, arena + slab_alloc_max(), 1));    /* not there yet */
+    assert_false(slab_claim(slab, arena + slab_alloc_max() - 4096, 8192));
+    assert_int_equal(slab_used_bytes(slab), 0);
+    assert_true(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES, 1));
+    assert_false(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES, 1)); /* another has it */
+    assert_false(slab_claim(slab, arena, 4 * LIMIT_PAGE_BYTES));     /* has a part of it */
+    assert_true(slab_claim(slab, arena, 2 * LIMIT_PAGE_BYTES));
+    assert_int_equal(slab_used_bytes(slab), 3 * LIMIT_PAGE_BYTES);
+    /* What is left goes to others, and comes back as from anybody. */
+    assert_non_null(run = slab_alloc(slab, 1));
+    assert_ptr_equal(run, arena + 2 * LIMIT_PAGE_BYTES);
+    assert_null(slab_alloc(slab, slab_alloc_max()));
+    slab_free(slab, arena + 3 * LIMIT_PAGE_BYTES);
+    slab_free(slab, run);
+    slab_free(slab, arena);
+    assert_ptr_equal(run = slab_alloc(slab, slab_alloc_max()), arena);
+    slab_free(slab, run);
+    slab_destroy(slab);
+}
+
+/* Whatever one life had given, the next one claims all of it, in any order, and gives the rest. */
+static void a_next_life_has_the_same_runs(void **state)
+{
+    struct run runs[RUNS] = {0};
+    struct slab *slab = over_arena(2), *next;
+    size_t used;
+    unsigned count = 0;
+
+    (void)state;
+    srand(2);
+    for (int step = 0; step < STEPS / 10; step++) {
+        struct run *run = &runs[rand() % RUNS];
+
+        slab_free(slab, run->at);
+        run->bytes = 1 + (size_t)rand() % (rand() % 8 ? 20000 : 300000);
+        run->at = slab_alloc(slab, run->bytes);
+    }
+    for (unsigned i = 0; i < RUNS; i++) { /* only who has one, in another order than by address */
+        struct run run = runs[i];
+
+        if (run.at)
+            runs[count++] = run;
+    }
+    assert_true(count > RUNS / 4);
+    used = slab_used_bytes(slab);
+    slab_destroy(slab);
+    next = over_arena(2);
+    for (unsigned i = 0; i < count; i++)
+        assert_true(slab_claim(next, runs[i].at, runs[i].bytes));
+    assert_int_equal(slab_used_bytes(next), used);
+    for (unsigned i = 0; i < count; i++)
+        assert_false(slab_claim(next, runs[i].at, 1));
+    while (slab_alloc(next, 1))
+        used += LIMIT_PAGE_BYTES;
+    assert_int_equal(used, ARENA_BYTES);
+    slab_destroy(next);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses_bad_sizes),
         cmocka_unit_test(gives_all_of_it_and_then_null),
         cmocka_unit_test(runs_never_overlap),
+        cmocka_unit_test(grows_block_by_block),
+        cmocka_unit_test(claims_what_was_given_before),
+        cmocka_unit_test(a_next_life_has_the_same_runs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -61,9 +61,31 @@ static void on_ready(void *arg, const struct disk_properties *properties)
     ev_break(trial->loop, EVBREAK_ONE);
 }
 
-static void on_lost(void *arg, const char *reason)
+static void on_failed(void *arg, const char *reason)
 {
     struct trial *trial = arg;
+
+    snprintf(trial->reason, sizeof trial->reason, "%s", reason);
+    ev_break(trial->loop, EVBREAK_ONE);
+}
+
+static void on_refused(void *arg, const char *reason)
+{
+    (void)arg;
+    (void)reason;
+}
+
+static void on_fenced(void *arg, uint32_t parked)
+{
+    (void)arg;
+    (void)parked;
+}
+
+static void on_lost(void *arg, const char *reason, uint32_t parked)
+{
+    struct trial *trial = arg;
+
+    assert_true(parked != 0 && (parked & (parked - 1)) == 0);
 
     trial->lost++;
     snprintf(trial->reason, sizeof trial->reason, "%s", reason);
@@ -84,7 +106,15 @@ static void on_completed(void *arg, struct nbdcmd *cmd)
         ev_break(trial->loop, EVBREAK_ONE);
 }
 
-static const struct target_handler handler = {on_ready, on_lost, on_completed};
+static const struct target_handler handler = {
+    .ready = on_ready,
+    .lost = on_lost,
+    .fenced = on_fenced,
+    .failed = on_failed,
+    .refused = on_refused,
+    .completed = on_completed,
+};
+static const struct target_past no_past;
 
 static void on_timeout(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
@@ -231,7 +261,8 @@ static void check_outcome(const struct expectation *expected, struct trial *tria
 static void try_fault(const struct expectation *expected)
 {
     struct config_disk config = {.name = (char *)"d",
-                                 .export_uri = uri,
+                                 .export_uris = {uri},
+                                 .export_count = 1,
                                  .accept_volatile = expected->accept_volatile,
                                  .worker = -1};
     struct disklink_spec spec = {
@@ -243,7 +274,8 @@ static void try_fault(const struct expectation *expected)
     assert_non_null(trial);
     trial->loop = ev_loop_new(EVFLAG_AUTO);
     assert_int_equal(mailbox_create(trial->loop, &mailbox), 0);
-    assert_int_equal(target_open(trial->loop, mailbox, &spec, &handler, trial, &trial->target), 0);
+    assert_int_equal(
+        target_open(trial->loop, mailbox, &spec, &no_past, &handler, trial, &trial->target), 0);
     run_for(trial, 10.);
     if (expected->refused) {
         assert_false(trial->ready);
@@ -291,7 +323,8 @@ static void a_fault_at_any_reply(void **state)
 /* Cancelling at any time, a result that comes too late included, neither leaks nor calls back. */
 static void a_cancelled_connect_is_silent(void **state)
 {
-    struct config_disk config = {.name = (char *)"d", .export_uri = uri, .worker = -1};
+    struct config_disk config = {
+        .name = (char *)"d", .export_uris = {uri}, .export_count = 1, .worker = -1};
     struct disklink_spec spec = {.name = "d", .config = &config, .connect_timeout_ms = 300};
     pid_t pid = start_server("", "1048576");
 
@@ -301,8 +334,8 @@ static void a_cancelled_connect_is_silent(void **state)
         struct mailbox *mailbox;
 
         assert_int_equal(mailbox_create(trial.loop, &mailbox), 0);
-        assert_int_equal(target_open(trial.loop, mailbox, &spec, &handler, &trial, &trial.target),
-                         0);
+        assert_int_equal(
+            target_open(trial.loop, mailbox, &spec, &no_past, &handler, &trial, &trial.target), 0);
         usleep((unsigned)(i * 20));
         target_close(trial.target);
         ev_run(trial.loop, EVRUN_NOWAIT);
@@ -317,7 +350,8 @@ static void a_cancelled_connect_is_silent(void **state)
 /* A server that never answers keeps no thread busy for nobody: they are few, for all disks. */
 static void a_cancelled_connect_ends(void **state)
 {
-    struct config_disk config = {.name = (char *)"d", .export_uri = uri, .worker = -1};
+    struct config_disk config = {
+        .name = (char *)"d", .export_uris = {uri}, .export_count = 1, .worker = -1};
     struct disklink_spec spec = {
         .name = "d", .config = &config, .connect_timeout_ms = LIMIT_CONNECT_MS};
     pid_t pid = start_server("silent", "1048576");
@@ -328,8 +362,8 @@ static void a_cancelled_connect_ends(void **state)
     (void)state;
     assert_int_equal(mailbox_create(trial.loop, &mailbox), 0);
     for (int i = 0; i < 20; i++) {
-        assert_int_equal(target_open(trial.loop, mailbox, &spec, &handler, &trial, &trial.target),
-                         0);
+        assert_int_equal(
+            target_open(trial.loop, mailbox, &spec, &no_past, &handler, &trial, &trial.target), 0);
         usleep(5000);
         target_close(trial.target);
     }

@@ -30,4 +30,5 @@ foreach(source IN LISTS UNIT_TESTS)
 endforeach()
 
 add_dependencies(test_target evil) # the server it is tried against
+add_dependencies(test_target_sessions evil late)
 add_dependencies(test_late evil late)
