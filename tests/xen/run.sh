@@ -3,6 +3,7 @@
 #   run.sh [SCENARIO...]      all of tests/xen/scenarios without names; exit status 0: every one said ok
 #   run.sh --shell            an interactive dom0 with toolstack, NBD servers and daemon up (Ctrl-A X: leave)
 # Environment: XENSTORED=xenstored|oxenstored, BLKGATED=the daemon (default: a release build made here),
+#   BLKGATED_NEXT=what scenario recovery upgrades it to (default: a copy of it),
 #   BACKEND=blkgated|blkback (blkback: the kernel's own backend, for developing the lab), XEN_SECONDS=the time
 #   limit, XEN_LONG=1 (cycles and twenty in full), XEN_QEMU=other QEMU options for the CPU, DAEMON_WRAP=a command before the daemon in dom0.
 set -eu
@@ -16,7 +17,7 @@ long=${XEN_LONG:-}
 limit=${XEN_SECONDS:-$([ -n "$long" ] && echo 7200 || echo 1500)}
 # Without smap: emulated SMAP stops dom0 at Xen's first access to its memory.
 XEN_QEMU=${XEN_QEMU:--accel tcg,thread=multi,tb-size=512 -cpu max,-smap}
-all_scenarios='fs fio features grub pvhgrub pygrub hvm hotplug destroy badname stop'
+all_scenarios='fs fio features grub pvhgrub pygrub hvm hotplug destroy badname recovery stop'
 [ -z "$long" ] || all_scenarios="cycles twenty $all_scenarios"
 
 say() { echo "xen: $*"; }
@@ -57,6 +58,7 @@ make_share() {
         [ -f "$top/etc/block-blkgate" ] || die "no etc/block-blkgate"
         cp "$daemon" "$share/bin/blkgated"
         [ ! -x "${daemon%/*}/blkgate" ] || cp "${daemon%/*}/blkgate" "$share/bin/"
+        [ -z "${BLKGATED_NEXT:-}" ] || cp "$BLKGATED_NEXT" "$share/bin/blkgated.next"
         cp -r "$top/etc/." "$share/etc/"
     fi
     mkdir -p "$log/guest/lab"

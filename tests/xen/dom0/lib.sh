@@ -5,10 +5,10 @@
 # The disks of the lab: one memory-backed NBD server each, named alike in blkgate.conf.
 LAB_DISKS='fs fio hot kill'
 # Disks whose servers scenarios start themselves.
-LAB_OWN_DISKS='sparse boot pvhboot pyboot hvmboot'
+LAB_OWN_DISKS='sparse boot pvhboot pyboot hvmboot kept'
 LAB_DISK_SIZE=64M
 LAB_SCRIPT=block-blkgate
-SCENARIO_SECONDS=300
+SCENARIO_SECONDS=600
 [ -z "$LONG" ] || SCENARIO_SECONDS=3000
 
 say() { echo "BLKGATE-LOG $*" >/dev/console; }
@@ -52,11 +52,17 @@ server_stop() {
     rm -f "/run/nbd/$1.pid" "/run/nbd/$1.sock"
 }
 
+server_crash() {
+    kill -KILL "$(cat "/run/nbd/$1.pid")" || fail "server $1 is gone"
+    rm -f "/run/nbd/$1.pid" "/run/nbd/$1.sock"
+}
+
 blkgate_conf() {
     # By default one queue a CPU, and dom0 has one.
     printf '[gateway]\nqueues = 4\n'
     for disk in $LAB_DISKS $LAB_OWN_DISKS; do
         printf '\n[disk %s]\nexport = %s\n' "$disk" "$(nbd_uri "$disk")"
+        [ "$disk" != kept ] || echo 'drains = yes' # nbdkit does
     done
 }
 
@@ -78,6 +84,10 @@ daemon_start() {
     mkdir -p /etc/blkgate /run/blkgate
     mount -t tmpfs -o size=256M,mode=700 blkgate /run/blkgate || return 1
     blkgate_conf >/etc/blkgate/blkgate.conf
+    daemon_run
+}
+
+daemon_run() {
     # $DAEMON_WRAP: for a look inside, e.g. strace -f -o /lab/out/strace
     # Its parent keeps its exit status for the scenario "stop".
     rm -f /run/lab/daemon.status
@@ -87,6 +97,14 @@ daemon_start() {
     sleep 2
     daemon_alive || { tail -n 3 /lab/out/daemon.log; return 1; }
 }
+
+# Each waits for its end, and fails if it was another than that.
+daemon_end() { # SIGNAL STATUS
+    kill "-$1" "$(cat /run/lab/daemon.pid)"
+    await 30 test -s /run/lab/daemon.status && [ "$(cat /run/lab/daemon.status)" = "$2" ]
+}
+daemon_crash() { daemon_end KILL 137; }
+daemon_stop() { daemon_end TERM 0; }
 
 daemon_alive() { [ ! -e /run/lab/daemon.status ] && kill -0 "$(cat /run/lab/daemon.pid)" 2>/dev/null; }
 
@@ -130,7 +148,7 @@ guest_conf() {
     type=pv bootloader='' kernel=/guest/vmlinuz ramdisk=/run/lab/plain.cpio memory=160 vcpus=1
     extra="console=hvc0 quiet mitigations=off panic=5 lab=$test"
     case $test in
-    fio) ramdisk=/run/lab/fio.cpio memory=512 ;;
+    fio | recovery) ramdisk=/run/lab/fio.cpio memory=512 ;;
     # They find everything on the disk, Linux' command line too.
     grub | pvhgrub)
         ramdisk='' memory=640 extra='(xen/xvda,msdos1)/boot/grub/grub.cfg'

@@ -1,0 +1,102 @@
+#!/bin/bash
+# Laws 5, 6, 8 and 9 in the corners: small, exact histories, each of which went wrong once, or nearly
+# did. Each has a server, a disk and a guest of its own.
+. "$(dirname "$0")/lab.sh"
+recovery_start
+count=0
+
+# corner WHAT [CONFIG-LINE...]: begins one: its disk is $disk, its server runs, its guest is attached.
+corner() {
+    corner_new "$1"
+    server_late $disk $disk --volatile
+    server_start $disk
+    disk $disk "$(server_uri $disk)" "${@:2}"
+    corner_attach
+    play 'write 0 8; flush; write 8 8'
+}
+corner_new() { # WHAT: without server and disk yet
+    corner_end
+    PLAYING=$1
+    count=$((count + 1))
+    disk=corner$count
+    echo "-- $SECONDS s: $PLAYING"
+    image $disk $IMAGE_SIZE
+}
+corner_attach() {
+    daemon_start
+    play_start $((500 + count))
+    play "attach $disk; connect"
+}
+corner_end() {
+    [ $count != 0 ] || return 0
+    play detach
+    play_end
+    daemon_stop
+    server_crash "${!SERVER_PID[@]}"
+}
+commands_seen() { wc -l <"$DIR/$disk.journal"; }
+
+# -- flushes that fail ------------------------------------------------------------------------------
+corner 'a flush that failed is forgiven by one that does not' 'fence-time = 1s' 'on-loss = hold 2s'
+late_say $disk flush=EIO
+play 'push flush 0 0; quiet 300'
+late_say $disk
+play 'answers 1; be-stays 4 3000; write 16 8; read 8 8'
+
+# Connects are not for nothing: each is a thread, a handshake and all that is kept, written again.
+for words in flush=EIO all=ESHUTDOWN; do
+    corner "a server that says $words to everybody is not asked without a pause" 'drains = yes'
+    late_say $disk $words
+    play 'push flush 0 0; quiet 1000'
+    before=$(commands_seen)
+    play 'quiet 4000'
+    after=$(commands_seen)
+    note "$PLAYING: $((after - before)) commands in 4 s"
+    [ $((after - before)) -lt 100 ] || fail "$PLAYING: $((after - before)) commands"
+    late_say $disk
+    play 'answers 1; read 8 8'
+done
+
+corner 'what was answered to a guest that then broke its ring is flushed'
+play 'break; be-is 5; close; be-is 6'
+server_restart $disk
+play 'reopen; connect; read 8 8'
+
+# -- law 9 ------------------------------------------------------------------------------------------
+# Two servers over one storage. The daemon dies while the second one has a write that it does much
+# later; the program would fence the first one. play judges the bytes.
+corner_new 'which of two paths is to be fenced after a crash is not known'
+server_late one $disk
+server_late two $disk
+server_start one two
+printf '#!/bin/sh\nexit 0\n' >"$DIR/fence" && chmod +x "$DIR/fence"
+disk $disk "$(server_uri one)" "export = $(server_uri two)" 'coherent = yes' \
+    "fence = $DIR/fence" 'fence-time = 4s'
+corner_attach
+server_crash one
+play 'write 0 8'
+late_say two hold
+play 'push write 8 8; quiet 300'
+daemon_kill
+server_start one
+daemon_start
+play 'answers 1; push write 8 8; quiet 1000'
+late_say two release
+play 'answers 1; read 8 8; read 0 8'
+
+# The daemon dies; the toolstack makes the disk anew, for the same export, before the next one runs.
+corner 'a device made anew does not pass the ghosts of the one before' 'fence-time = 4s'
+late_say $disk hold
+play 'push write 8 8; quiet 300'
+late_say $disk
+daemon_kill
+play "reset; attach $disk"
+(sleep 2; late_say $disk release) &
+released=$!
+daemon_start
+play 'be-is 2; publish; connected; write 8 8'
+wait $released
+play 'quiet 500; read 8 8'
+
+corner_end
+note "$count corners"
