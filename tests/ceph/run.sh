@@ -2,13 +2,13 @@
 # tests/ceph/run.sh BUILD_DIR [SCENARIO...]: two qemu-nbd servers over one RBD image of a Ceph cluster
 # of our own, and what can happen to them. As root; alone, since it is busy on all cores.
 #
-# These scenarios are of the storage and its servers alone, by a client that is told of each error:
+# Most scenarios are of the storage and its servers alone, by a client that is told of each error:
 # what a backend may rely on, and what it may not. A shared image is safe with cache=none, and with
-# exclusive-lock or a blocklisted loser; only blocklisting fences.
+# exclusive-lock or a blocklisted loser; only blocklisting fences. In `guest`, blkgated has both
+# servers as paths of one disk, and its guest must notice nothing of what happens to them.
 BUILD=$(cd "${1-}" && pwd) || exit 100
 shift
-. "$(dirname "${BASH_SOURCE[0]}")/../system/lab.sh"
-. "$ROOT/tests/system/lab-servers.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../recovery/lab.sh"
 . "$ROOT/tests/ceph/cluster.sh"
 TEST=ceph
 CLUSTER=$DIR/ceph
@@ -16,6 +16,7 @@ declare -A CLIENT=() # by server: the address that Ceph knows it by
 
 ceph_end() {
     local status=$? pid
+    guests_end
     for pid in "${NBD_PIDS[@]-}"; do pid_end "$pid" KILL; done
     [ $status = 0 ] || {
         cp -r "$CLUSTER/log" "$DIR/ceph-log"
@@ -198,8 +199,65 @@ scenario_monitor_killed() {
     must io b 'read -P 61 0 4k'
 }
 
+# -- the daemon, in front of it -------------------------------------------------------------------
+# What an operator writes: the loser is blocklisted, and then it can write nothing any more.
+fence_program() {
+    cat >"$DIR/fence" <<X
+#!/bin/bash
+. "$ROOT/tests/ceph/cluster.sh"
+at=\${BLKGATE_EXPORT##*/} name=\${at%.sock}
+[ ! -s "$DIR/client-\$name" ] || cluster_fence "$CLUSTER" "\$(cat "$DIR/client-\$name")"
+X
+    chmod +x "$DIR/fence"
+}
+# A server that was fenced is a zombie: only a new process of it is another client to Ceph.
+guest_server_start() { # NAME
+    rbd_server_start "$1" vol
+    echo "${CLIENT[$1]}" >"$DIR/client-$1"
+}
+guest_goes_on_after() { # WHAT
+    took "the guest goes on after $1" guest_goes_on vol
+}
+# ... and with a write in the socket of the one that is stopped, as under load there always is.
+server_hangs() { # NAME
+    server_pause "$1"
+    guest_goes_on_after "$1 hung"
+    server_resume "$1"
+    guest_goes_on vol
+}
+scenario_guest() {
+    recovery_start
+    fence_program
+    echo "${CLIENT[a]}" >"$DIR/client-a"
+    echo "${CLIENT[b]}" >"$DIR/client-b"
+    disk vol "$(server_uri a)" "export = $(server_uri b)" 'coherent = yes' 'command-timeout = 3s' \
+        "fence = $DIR/fence" 'fence-time = 60s'
+    daemon_start
+    guest_start vol vol 40 --depth 16
+    server_crash a
+    guest_goes_on_after "a server's death"
+    guest_server_start a
+    cluster_osd_kill "$CLUSTER" 1
+    guest_goes_on_after "an OSD's death"
+    cluster_osd_start "$CLUSTER" 1
+    server_hangs b
+    guest_server_start_again b
+    server_hangs a
+    guest_server_start_again a
+    server_crash b
+    guest_goes_on_after "the other's death"
+    guest_held vol
+    row vol "two qemu-nbd over one RBD image: killed, hung, and an OSD killed"
+    guest_server_start b
+    daemon_stop
+}
+guest_server_start_again() {
+    server_crash "$1"
+    guest_server_start "$1"
+}
+
 SCENARIOS="same_image no_cache server_killed stale_write_lands_on_a_plain_image stale_write_after_fence
-    stale_write_after_the_lock_broke osd_killed osd_paused monitor_killed"
+    stale_write_after_the_lock_broke osd_killed osd_paused monitor_killed guest"
 
 took "cluster and image" eval 'cluster_up "$CLUSTER" && cluster_image "$CLUSTER" vol 512M &&
     cluster_image "$CLUSTER" plain 512M layering'
