@@ -189,7 +189,8 @@ static void a_stop_without_room_for_nodes_is_clean(void **state)
     connect_disk(r);
     fill(r);
     backend_stop(r->backend);
-    assert_true(node_is(r->guest, r->disk.backend, "blkgate-released", "1"));
+    assert_int_equal(r->worker->suspends, 1);
+    assert_true(node_is(r->guest, r->disk.backend, "state", "4"));
     start_in_driver(r);
     wait_count(r->worker, &r->worker->connects, 2);
     wait_b(r, "blkgate-status", "ready");
