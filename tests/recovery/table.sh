@@ -168,6 +168,7 @@ server_crash closes
     guest_fail closes "not closed honestly"
 row closes "gone for good, on-loss = hold 3s: closed"
 
+PATIENCE_MS=$((LONG_OUTAGE * 1000 + 180000)) # the outage is longer than what is a hang elsewhere
 begin away
 server_crash away
 sleep "$LONG_OUTAGE"

@@ -16,7 +16,7 @@ function(blkgate_unit_test name)
     target_compile_definitions(test_${name} PRIVATE
         BLKGATE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" BLKGATE_BINARY_DIR="${CMAKE_BINARY_DIR}")
     add_test(NAME unit/${name} COMMAND test_${name})
-    set_tests_properties(unit/${name} PROPERTIES LABELS unit TIMEOUT 120)
+    set_tests_properties(unit/${name} PROPERTIES LABELS unit TIMEOUT 300)
 endfunction()
 
 # A test that needs more than its own file is named here, before the rest: blkgate_unit_test(...).
