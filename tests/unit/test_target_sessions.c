@@ -13,12 +13,14 @@
 #include <stdint.h>
 #include <errno.h>
 #include <ev.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,6 +29,7 @@
 #include "gateway/config.h"
 #include "gateway/fence.h"
 #include "gateway/mailbox.h"
+#include "gateway/parked.h"
 #include "gateway/resolve.h"
 #include "gateway/target.h"
 #include "script.h"
@@ -773,6 +776,91 @@ static void lose_with_a_write_at(uint64_t at_bytes)
     WAIT(t.losses == losses + 1);
 }
 
+static struct lost_session {
+    struct parked parked;
+    struct parked_place place;
+    int peers[3];
+    bool over;
+} left;
+
+static void on_over(void *arg, struct parked *parked)
+{
+    struct lost_session *lost = arg;
+
+    assert_ptr_equal(parked, &lost->parked);
+    assert_false(lost->over || parked->used);
+    lost->over = true;
+    t.fenced_at = ev_time();
+}
+
+static void park(const int *sockets, unsigned count)
+{
+    left.place = (struct parked_place){t.loop, t.mailbox, &t.spec, on_over, &left};
+    left.over = false;
+    parked_start(&left.parked, &left.place, 0, sockets, count);
+}
+
+/* Nobody waits for the replies that come yet, but a server that cannot get rid of them ends never.
+ */
+static void it_is_over_when_the_last_socket_is_at_its_end(void **state)
+{
+    static char replies[1 << 20];
+    int ours[3], pair[2];
+
+    (void)state;
+    t.config.drains = true;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair),
+                         0);
+        ours[i] = pair[0];
+        left.peers[i] = pair[1];
+    }
+    park(ours, 3);
+    assert_int_equal(recv(left.peers[0], replies, 1, 0), 0); /* half-closed: no more will come */
+    close(left.peers[0]);
+    close(left.peers[1]);
+    rest_ms(SHORT_MS / 2);
+    assert_false(left.over);
+    for (size_t sent = 0; sent < sizeof replies; turn()) {
+        ssize_t some = send(left.peers[2], replies, sizeof replies - sent, 0);
+
+        sent += some > 0 ? (size_t)some : 0;
+    }
+    rest_ms(SHORT_MS / 2);
+    assert_false(left.over);
+    close(left.peers[2]);
+    WAIT(left.over);
+    rest_ms(50);
+    parked_drop(&left.parked); /* of no use any more, and fine */
+}
+
+/* Whoever it was that reset it, the server may have the socket and the commands yet. */
+static void a_reset_is_no_good_end(void **state)
+{
+    const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t length = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int ours = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
+    double start;
+
+    (void)state;
+    t.config.drains = true;
+    assert_int_equal(bind(listener, (struct sockaddr *)&address, length), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &length), 0);
+    assert_int_equal(connect(ours, (struct sockaddr *)&address, length), 0);
+    peer = accept(listener, NULL, NULL);
+    assert_true(peer >= 0);
+    close(listener);
+    park(&ours, 1);
+    setsockopt(peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    start = ev_time();
+    close(peer);
+    WAIT(left.over);
+    assert_true(t.fenced_at - start >= SHORT_MS / 1000.);
+}
+
 /* A session begins only if there is a place for what it may leave; beside one that is up, and needs
  * one too, only if there are two. */
 static void too_many_that_are_not_over(void **state)
@@ -944,6 +1032,8 @@ int main(int argc, char **argv)
         SESSION(one_that_fails_ends_nothing),
         SESSION(what_a_crash_left_is_over_in_time),
         SESSION(what_a_crash_left_does_not_drain),
+        SESSION(it_is_over_when_the_last_socket_is_at_its_end),
+        SESSION(a_reset_is_no_good_end),
         SESSION(too_many_that_are_not_over),
         SESSION(a_renewed_session_is_the_same_servers),
         SESSION(a_renewal_after_a_search),
