@@ -466,7 +466,7 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
     target->handler = handler;
     target->arg = arg;
     target->patience_s = spec->config->command_timeout_ms / 1000.;
-    target->dice = (uint32_t)(uintptr_t)target >> 4 ^ (uint32_t)(ev_now(loop) * 1000.);
+    target->dice = (uint32_t)(uintptr_t)target >> 4 ^ (uint32_t)(uint64_t)(ev_now(loop) * 1000.);
     target->parked_place = (struct parked_place){loop, mailbox, spec, on_parked_over, target};
     ev_timer_init(&target->overdue, on_overdue, 0., 0.);
     ev_timer_init(&target->retry, on_retry, 0., 0.);
