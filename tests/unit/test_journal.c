@@ -20,6 +20,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "identity.h"
 #include "proto/journal.h"
 #include "proto/journal_private.h"
 
@@ -268,7 +269,7 @@ static void test_a_new_file_is_empty(void **state)
 
     (void)state;
     kept_start(&kept, 4, 3, 1);
-    assert_memory_equal(&kept.journal.identity, &identity, sizeof(identity));
+    assert_identity_equal(&kept.journal.identity, &identity);
     assert_memory_equal(&kept.journal.layout, &kept.layout, sizeof(kept.layout));
     journal_connection(&kept.journal, &connection);
     assert_int_equal(connection.queue_count, 0);

@@ -23,6 +23,7 @@
 
 #include "gateway/keep.h"
 #include "gateway/slab.h"
+#include "identity.h"
 
 enum { FENCE_MS = 10000 };
 enum { ENTRIES = 32, BLOCK = 2 << 20, DISK_BYTES = 1 << 30 };
@@ -116,7 +117,7 @@ static void a_file_outlives_its_daemon(void **state)
     rmdir(deep);
 
     keep = crash(make());
-    assert_memory_equal(&keep_journal(keep)->identity, &identity, sizeof identity);
+    assert_identity_equal(&keep_journal(keep)->identity, &identity);
     assert_true(keep_is_flushed(keep));
     keep_close(keep);
     keep = make(); /* anew, whatever was there */
