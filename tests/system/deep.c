@@ -2,6 +2,7 @@
  * INDIRECT requests: more of them than the worker has memory to read. All must be answered.
  *
  *      deep DISK DISK DOMID PID      PID: the daemon's, stopped while the rings are filled */
+#include "../process.h"
 #include "guest.h"
 
 #include <signal.h>
@@ -103,7 +104,7 @@ int main(int argc, char **argv)
         plug(&disk[1], &front[1], argv[2], 51728))
         return 1;
     list_make();
-    kill(daemon, SIGSTOP);
+    process_stop(daemon);
     pushed = fill(&front[0]) + fill(&front[1]);
     kill(daemon, SIGCONT);
     if (await(front, pushed))

@@ -23,9 +23,9 @@
  *      --hasty           after state 5 the frontend closes at once, with reads at the server.
  * The first PROBE_WARM commands (4 writes, 4 reads) of a connection are sent before the batch.
  */
+#include "../process.h"
 #include "probe.h"
 
-#include <dirent.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -58,40 +58,14 @@ static long stop_pid, kill_pid, xenstored_pid;
 static const char *again, *gone, *fails = "";
 static bool flushes_lost, hasty;
 
-/* Every thread stopped? They stop one by one, after the signal was sent. */
-static bool is_stopped(long pid)
-{
-    char path[320], state;
-    struct dirent *entry;
-    bool stopped = true;
-    DIR *tasks;
-    FILE *stat;
-
-    snprintf(path, sizeof(path), "/proc/%ld/task", pid);
-    tasks = opendir(path);
-    while (tasks && (entry = readdir(tasks))) {
-        if (entry->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof(path), "/proc/%ld/task/%s/stat", pid, entry->d_name);
-        stat = fopen(path, "r");
-        stopped = stopped && stat && fscanf(stat, "%*d (%*[^)]) %c", &state) == 1 && state == 'T';
-        if (stat)
-            fclose(stat);
-    }
-    if (tasks)
-        closedir(tasks);
-    return tasks && stopped;
-}
-
 static void signal_send(long pid, int number)
 {
-    int64_t end_ms = guest_clock_ms() + SHOWN_MS;
+    bool sent;
 
     if (pid <= 0)
         return;
-    expect(&probe, kill((pid_t)pid, number) == 0, "no signal to %ld", pid);
-    while (number == SIGSTOP && !is_stopped(pid) && guest_clock_ms() < end_ms)
-        guest_wait(probe.front.guest, 5);
+    sent = number == SIGSTOP ? process_stop((pid_t)pid) : kill((pid_t)pid, number) == 0;
+    expect(&probe, sent, "no signal to %ld", pid);
 }
 
 /* -- requests ------------------------------------------------------------------------------- */

@@ -26,6 +26,8 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "../process.h"
+
 extern char **environ;
 
 enum { BYTES = 4096, IMAGE = 1 << 20, WAIT_MS = 20000, QUEUED = 32 };
@@ -354,7 +356,7 @@ static void what_is_queued_in_the_socket_of_a_client_that_reset_is_executed(bool
     int unacknowledged;
 
     nbd = client();
-    kill(server, SIGSTOP);
+    assert_true(process_stop(server));
     for (int i = 0; i < QUEUED; i++) {
         memset(data[i], 'q', sizeof data[i]);
         assert_true(nbd_aio_pwrite(nbd, data[i], sizeof data[i], (uint64_t)i * 512,

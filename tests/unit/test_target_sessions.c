@@ -32,6 +32,7 @@
 #include "gateway/parked.h"
 #include "gateway/resolve.h"
 #include "gateway/target.h"
+#include "../process.h"
 #include "script.h"
 
 extern char **environ;
@@ -686,7 +687,7 @@ static void without_an_end_it_is_never_over(void **state)
     LATE(A), LATE(B);
     open_up();
     assert_int_equal(who(), 'a');
-    kill(A->pid, SIGSTOP);
+    assert_true(process_stop(A->pid));
     (void)do_write(0);
     target_give_up_session(t.target, "stopped");
     WAIT(t.readies == 2);
@@ -713,7 +714,7 @@ static void a_fence_program_ends_it(void **state)
     LATE(A), LATE(B);
     open_up();
     assert_int_equal(who(), 'a');
-    kill(A->pid, SIGSTOP);
+    assert_true(process_stop(A->pid));
     (void)do_write(0);
     target_give_up_session(t.target, "stopped");
     WAIT(t.losses == 1);
@@ -728,7 +729,7 @@ static void one_that_fails_ends_nothing(void **state)
     fence_by("echo no >>failed; exit 1");
     LATE(A), LATE(B);
     open_up();
-    kill(A->pid, SIGSTOP);
+    assert_true(process_stop(A->pid));
     (void)do_write(0);
     target_give_up_session(t.target, "stopped");
     WAIT(t.losses == 1);
