@@ -275,9 +275,24 @@ static void end_section(struct parse *parse)
     parse->where = IN_UNKNOWN;
 }
 
+/* Room for one more, twice as much whenever it is full. NULL: out of memory. */
+static struct section *next_disk(struct parse *parse)
+{
+    size_t count = parse->disk_count;
+    struct section *disks = parse->disks;
+
+    if ((count & (count - 1)) == 0) {
+        disks = reallocarray(disks, count ? 2 * count : 1, sizeof(*disks));
+        if (!disks)
+            return NULL;
+        parse->disks = disks;
+    }
+    return &disks[count];
+}
+
 static void start_disk(struct parse *parse, const char *name)
 {
-    struct section *disks = NULL;
+    struct section *disk;
 
     if (parse->disk_count == LIMIT_DISKS) {
         mistake(parse, parse->line, "more than %d disks: leave this one out", LIMIT_DISKS);
@@ -297,14 +312,13 @@ static void start_disk(struct parse *parse, const char *name)
         }
     }
     /* Even one with a wrong name is kept, so that its keys are checked in this run as well. */
-    disks = reallocarray(parse->disks, parse->disk_count + 1, sizeof(*disks));
-    if (!disks) {
+    disk = next_disk(parse);
+    if (!disk) {
         parse->error = -ENOMEM;
         return;
     }
-    parse->disks = disks;
-    disks[parse->disk_count] = (struct section){.line = parse->line, .name = strdup(name)};
-    if (!disks[parse->disk_count].name) {
+    *disk = (struct section){.line = parse->line, .name = strdup(name)};
+    if (!disk->name) {
         parse->error = -ENOMEM;
         return;
     }
