@@ -149,7 +149,7 @@ static void worker_free(struct worker *worker)
     free(worker);
 }
 
-int worker_start(unsigned index, struct worker **ret_worker)
+int worker_create(unsigned index, struct worker **ret_worker)
 {
     struct worker *worker = calloc(1, sizeof *worker);
     int err;
@@ -161,21 +161,38 @@ int worker_start(unsigned index, struct worker **ret_worker)
     worker->placed_item.deliver = on_placed;
     worker->stop.deliver = on_stop;
     err = open_home(worker, index);
-    if (err < 0)
-        goto fail;
+    if (err < 0) {
+        worker_free(worker);
+        return err;
+    }
     ev_prepare_init(&worker->before_sleep, on_before_sleep);
     worker->before_sleep.data = worker;
     ev_prepare_start(worker->home.loop, &worker->before_sleep);
     ev_idle_init(&worker->more_work, on_more_work);
-    err = -pthread_create(&worker->thread, NULL, worker_main, worker);
+    *ret_worker = worker;
+    return 0;
+}
+
+void worker_turn(struct worker *worker)
+{
+    ev_run(worker->home.loop, EVRUN_NOWAIT);
+}
+
+int worker_start(unsigned index, struct worker **ret_worker)
+{
+    struct worker *worker;
+    int err = worker_create(index, &worker);
+
     if (err < 0)
-        goto fail;
+        return err;
+    err = -pthread_create(&worker->thread, NULL, worker_main, worker);
+    if (err < 0) {
+        worker_free(worker);
+        return err;
+    }
     worker->thread_runs = true;
     *ret_worker = worker;
     return 0;
-fail:
-    worker_free(worker);
-    return err;
 }
 
 int worker_place_disk(struct worker *worker, struct disklink *link)

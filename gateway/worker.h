@@ -17,8 +17,13 @@
 struct disklink;
 struct worker;
 
-/* Starts the thread. -errno if Xen's devices cannot be opened or memory is short. */
+/* With a thread. -errno if Xen's devices cannot be opened or memory is short. */
 int worker_start(unsigned index, struct worker **ret_worker);
+
+/* Without one: the caller is its thread, and makes its turns, each without sleeping (what is
+ * counted in a turn is then the same every time: tests/bench counts). */
+int worker_create(unsigned index, struct worker **ret_worker);
+void worker_turn(struct worker *worker);
 
 /* Hands a link (its spec and first order set) to the worker, which makes a disk of it. */
 int worker_place_disk(struct worker *worker, struct disklink *link);
