@@ -367,6 +367,7 @@ static void close_queues(struct disk *disk)
     for (uint32_t i = 0; i < disk->queue_count; i++)
         queue_close(disk->queues[i]);
     disk->queue_count = 0;
+    disk_commands_destroy(disk);
     if (disk->reserve)
         munmap(disk->reserve, LIMIT_RESERVE_BYTES);
     disk->reserve = NULL;
@@ -385,6 +386,8 @@ static int open_queues(struct disk *disk, const struct disk_order *order, char *
     };
     int err = make_reserve(disk);
 
+    if (err == 0)
+        err = disk_commands_create(disk);
     if (err < 0)
         snprintf(reason, reason_bytes, "out of memory");
     for (uint32_t i = 0; err == 0 && i < order->queue_count && i < LIMIT_QUEUES; i++) {
@@ -446,16 +449,20 @@ static int readopt_requests(struct disk *disk)
     uint32_t *order = calloc(journal->layout.geometry.entry_count, sizeof *order);
     struct journal_entry entry;
     uint32_t count;
+    int err = 0;
 
     if (!order)
         return -ENOMEM;
     count = journal_entries_by_age(journal, order);
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count && err == 0; i++) {
         journal_entry(journal, order[i], &entry);
-        disk_request_readopted(disk, queue_readopt(disk->queues[entry.queue], order[i]), &entry);
+        err = disk_request_readopted(disk, queue_readopt(disk->queues[entry.queue], order[i]),
+                                     &entry);
     }
     free(order);
-    keep_adopted(disk->keep);
+    if (err < 0)
+        return err;
+    disk_requests_readopted(disk);
     return (int)count;
 }
 
@@ -484,7 +491,9 @@ static int resume_rings(struct disk *disk, const struct disk_order *order, char 
         return err;
     count = readopt_requests(disk);
     if (count < 0) {
-        snprintf(reason, reason_bytes, "out of memory");
+        snprintf(reason, reason_bytes, "requests in flight: %s",
+                 count == -EBADMSG ? "their bytes are not where the kept file says they are"
+                                   : strerror(-count));
         return count;
     }
     for (uint32_t i = 0; i < disk->queue_count; i++)
@@ -512,6 +521,13 @@ static int start_rings(struct disk *disk, const struct disk_order *order, char *
     return begin_rings(disk, order, reason, reason_bytes);
 }
 
+/* Requests that were not answered are no more, but for the kept file. */
+static void forget_requests(struct disk *disk)
+{
+    while (!list_empty(&disk->requests))
+        disk_request_forget(disk, container_of(disk->requests.next, struct request, age));
+}
+
 static void connect_rings(struct disk *disk, const struct disk_order *order)
 {
     char reason[LIMIT_REASON_BYTES] = "";
@@ -523,7 +539,9 @@ static void connect_rings(struct disk *disk, const struct disk_order *order)
         .can_discard = disk->properties.discard && order->discard,
         .indirect_segments = order->indirect_segments,
     };
+    plan_init(&disk->plan, (uint32_t)make_nonce());
     if (start_rings(disk, order, reason, sizeof reason) < 0) {
+        forget_requests(disk);
         close_queues(disk);
         refuse_life(disk, reason);
         return;
@@ -544,16 +562,6 @@ void disk_has_grown(struct disk *disk, uint64_t capacity_sectors)
 }
 
 /* -- life: closing -- */
-
-/* Requests that were not answered are no more, but for the kept file. */
-static void forget_requests(struct disk *disk)
-{
-    struct list *node;
-
-    while ((node = list_pop(&disk->requests)))
-        disk_request_forget(disk, container_of(node, struct request, age));
-    disk->copying_out_count = 0;
-}
 
 /* The disk is closed, and yet a lost server may go on writing to it for us: it is not opened again,
  * here, before that is over. */
@@ -846,10 +854,16 @@ int disk_create(struct disklink *link, struct disk **ret_disk)
     disk->spec = disklink_spec(link);
     disk->name = disk->spec->name;
     list_init(&disk->requests);
+    disk->unplanned = &disk->requests;
     list_init(&disk->unread);
     list_init(&disk->reading);
-    list_init(&disk->copying_out);
+    list_init(&disk->flushes);
+    list_init(&disk->ready);
+    list_init(&disk->waiting);
+    list_init(&disk->haunted);
+    list_init(&disk->resting);
     list_init(&disk->replied);
+    list_init(&disk->collected);
     ev_init(&disk->close_timer, on_close_timeout);
     ev_init(&disk->hold_timer, on_hold_timeout);
     ev_init(&disk->rest_timer, disk_on_rested);

@@ -64,6 +64,7 @@
 #define BLKGATE_GATEWAY_DISK_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "gateway/list.h"
 
@@ -82,8 +83,9 @@ struct disk_home {
     struct slab *slab;
     struct grants *grants;
     struct evtchn *evtchn;
-    struct list active;  /* disks with something to do in this turn */
-    struct list starved; /* disks that wait for slab memory */
+    struct list active;     /* disks with something to do in this turn */
+    struct list starved;    /* disks that wait for slab memory */
+    uint64_t started_bytes; /* of data, by all disks in this turn */
 };
 
 /* Makes the worker's half of a link, on any thread; the worker then moves it in. */

@@ -1,5 +1,6 @@
 /*
- * disk_private: what disk.c (a disk's life) and disk_turn.c (the steps of a turn) share.
+ * disk_private: what the files that are a disk share: disk.c (its life), disk_session.c (its
+ * server), disk_turn.c (the steps of a turn), disk_command.c (what is at the server).
  */
 #ifndef BLKGATE_GATEWAY_DISK_PRIVATE_H
 #define BLKGATE_GATEWAY_DISK_PRIVATE_H
@@ -9,11 +10,14 @@
 #include <stdint.h>
 
 #include "gateway/disk.h"
+#include "gateway/command.h"
 #include "gateway/disklink.h"
+#include "gateway/grants.h"
 #include "gateway/keep.h"
 #include "gateway/log.h"
 #include "gateway/request.h"
 #include "gateway/target.h"
+#include "proto/plan.h"
 
 /* clang-format off */
 #define DISK_STATES(X) \
@@ -70,21 +74,37 @@ struct disk {
     struct blkif_limits limits;
     struct queue *queues[LIMIT_QUEUES];
     uint32_t queue_count;
-    uint32_t copying_out_count;
     uint32_t descriptors_count; /* requests that have their descriptors in memory */
 
-    struct list requests;    /* all unfinished, by age */
-    struct list unread;      /* indirect ones that wait for a buffer for their descriptors */
-    struct list reading;     /* indirect ones whose descriptors come with this turn's copy */
-    struct list copying_out; /* writes whose data comes with this turn's copy */
-    struct list replied;     /* to be answered in this turn */
-    size_t memory_bytes;     /* of the slab: this disk's */
+    struct list requests;   /* all unfinished, by age */
+    struct list *unplanned; /* in it: the first that is not in the plan; or its head */
+    struct list unread;     /* indirect ones that wait for a buffer for their descriptors */
+    struct list reading;    /* indirect ones whose descriptors come with this turn's copy */
+    struct list flushes;    /* those that a flush is to be done for, by age */
+    struct list ready, waiting, haunted, resting; /* by their states */
+    struct list replied;                          /* to be answered in this turn */
+    struct plan plan;                             /* of up to LIMIT_PLAN_REQUESTS, the oldest */
+    uint32_t started_bytes;                       /* in this round */
+    size_t memory_bytes;                          /* of the slab: this disk's */
     uint8_t *reserve; /* with the rings: a page for descriptors, then data; the oldest request's */
 
+    struct command *commands;              /* with the rings */
+    uint32_t command_count, commands_used; /* of them, those that ever were */
+    struct command *free_commands;
+    struct list collected; /* whose bytes come with this turn's copy */
+    uint32_t collected_count;
+    uint32_t commands_out; /* at the server, and collected */
+    struct merge {
+        uint32_t max_bytes;    /* of a command for several requests */
+        uint32_t enough_bytes; /* nothing waits to be longer than this */
+        uint32_t pipeline;     /* with so many commands at each connection, short ones wait */
+    } merge;
+
     enum disk_session session;
-    uint32_t probe;  /* the order's that was last acted on */
-    bool growing;    /* the probe found more: nothing is sent until there is a new session */
-    bool flush_sent; /* a guest's is at the server */
+    uint32_t probe;        /* the order's that was last acted on */
+    bool growing;          /* the probe found more: nothing is sent until there is a new session */
+    struct request *flush; /* a guest's, at the server */
+    struct nbdcmd flush_cmd;
     bool own_flush_sent;
     uint32_t flush_failures; /* since one that was good */
     struct nbdcmd own_flush; /* for room; the last of a life */
@@ -119,12 +139,32 @@ void disk_flush_over(struct disk *disk, uint64_t mark, int error); /* whoever ha
 bool disk_may_send(const struct disk *disk);
 
 /* disk_turn.c */
-void disk_request_completed(struct disk *disk, struct request *request, int error);
-void disk_request_readopted(struct disk *disk, struct request *request,
-                            const struct journal_entry *entry);
+void disk_request_replied(struct disk *disk, struct request *request, int error);
+void disk_request_rests(struct disk *disk, struct request *request);
+int disk_request_readopted(struct disk *disk, struct request *request,
+                           const struct journal_entry *entry);
+void disk_requests_readopted(struct disk *disk); /* all of them */
 void disk_request_forget(struct disk *disk, struct request *request);
+void disk_flush_completed(struct disk *disk, int error); /* a guest's */
+void disk_unhaunt(struct disk *disk);                    /* look again at what waits for ghosts */
 void disk_on_rested(struct ev_loop *loop, struct ev_timer *timer, int events);
 void disk_fail_waiting(struct disk *disk, bool flushes_too);
+void disk_copy(struct disk *disk, struct request *request, enum grants_direction direction);
+void *disk_get_memory(struct disk *disk, bool oldest, size_t bytes, uint8_t *reserve);
+bool disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve);
+
+/* disk_command.c */
+int disk_commands_create(struct disk *disk);
+void disk_commands_destroy(struct disk *disk);
+bool disk_has_command(const struct disk *disk); /* a free one */
+/* Starts a READY request, and what goes with it; false: no memory or no record for it now. */
+bool disk_command_start(struct disk *disk, struct request *request);
+/* The grant copies of those collected are made: sends them. */
+void disk_commands_send(struct disk *disk);
+void disk_command_completed(struct disk *disk, struct command *command, int error);
+/* One of its requests is answered. True: memory came back by that. */
+bool disk_command_answered(struct disk *disk, struct request *request);
+bool disk_run_is_enough(const struct disk *disk, struct request *request);
 bool disk_is_quiet(const struct disk *disk); /* nothing is at the server */
 
 #endif

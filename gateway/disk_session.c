@@ -83,6 +83,7 @@ static void on_fenced(void *arg, uint32_t parked)
     if (disk->keep)
         keep_fenced(disk->keep, parked);
     disk->haunted_by &= ~parked;
+    disk_unhaunt(disk);
     disk_activate(disk);
 }
 
@@ -228,7 +229,7 @@ static void own_flush_completed(struct disk *disk, int error)
 /* Two flushes are never at the server together (see disk_turn.c). */
 bool disk_flush_by_itself(struct disk *disk)
 {
-    if (disk->session != SESSION_UP || disk->flush_sent || disk->own_flush_sent || !disk->keep ||
+    if (disk->session != SESSION_UP || disk->flush || disk->own_flush_sent || !disk->keep ||
         keep_is_flushed(disk->keep))
         return false;
     disk->own_flush_mark = keep_flush_mark(disk->keep);
@@ -253,10 +254,12 @@ static void on_completed(void *arg, struct nbdcmd *cmd)
 
     if (cmd == &disk->own_flush)
         own_flush_completed(disk, cmd->error);
+    else if (cmd == &disk->flush_cmd)
+        disk_flush_completed(disk, cmd->error);
     else if (at >= first && at < first + sizeof disk->replay)
         replay_completed(disk, container_of(cmd, struct replay_cmd, cmd), cmd->error);
     else
-        disk_request_completed(disk, container_of(cmd, struct request, cmd), cmd->error);
+        disk_command_completed(disk, container_of(cmd, struct command, cmd), cmd->error);
 }
 
 static void on_probed(void *arg, const struct disk_properties *properties, const char *reason)
@@ -283,7 +286,7 @@ const struct target_handler disk_target_handler = {
 /* A connection keeps the size it began with: a new session, when nothing is at the server. */
 static void step_growing(struct disk *disk)
 {
-    if (!disk_is_quiet(disk) || disk->flush_sent || disk->own_flush_sent)
+    if (!disk_is_quiet(disk) || disk->flush || disk->own_flush_sent)
         return;
     disk_session_hold(disk);
     target_renew(disk->target);
@@ -318,7 +321,7 @@ void disk_session_reset(struct disk *disk)
     disk->lost_at = 0.;
     disk->away_reason[0] = '\0';
     disk->refusals = 0;
-    disk->flush_sent = disk->own_flush_sent = disk->growing = false;
+    disk->own_flush_sent = disk->growing = false;
     disk->flush_failures = 0;
     disk->replay_kept = NULL;
     disk->replay_out = 0;

@@ -1,6 +1,16 @@
 /*
  * disk_turn: what a disk does with its requests in a turn of the worker's loop (see disk.h for the
- * order of the steps), and what becomes of them when a command completes.
+ * order of the steps): which may start, which wait and for what, and their answers.
+ *
+ * Every request that may start is in one of these lists, and is looked at once when it comes there:
+ *
+ *      ready     in the order in which nothing older was in their way any more
+ *      waiting   while the pipeline is full (merge.pipeline commands are at the server) a short
+ *                request whose neighbour is at the server, or waits itself, waits too. What then
+ *                comes beside it makes one command with it, which leaves when one at the server is
+ *                done. With an idle server nothing waits; there is no timer.
+ *      haunted   until a lost session can do nothing any more (law 9)
+ *      resting   until a timer ends (on-error = retry)
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,28 +26,22 @@
 
 /* -- small things -- */
 
-static void replied(struct disk *disk, struct request *request, int error)
+static struct request *request_of(struct plan_item *item)
+{
+    return container_of(item, struct request, plan);
+}
+
+static struct request *first_of(const struct list *list)
+{
+    return list_empty(list) ? NULL : container_of(list->next, struct request, work);
+}
+
+void disk_request_replied(struct disk *disk, struct request *request, int error)
 {
     request->error = error;
     request->state = REQUEST_REPLIED;
     list_append(&disk->replied, &request->work);
     disk_activate(disk);
-}
-
-/* Its session went: it is sent again in the next one. What was done of a write is of no worth: the
- * server may have lost it with its cache, and it is not among what is replayed. */
-static void wait_again(struct disk *disk, struct request *request)
-{
-    request->state = REQUEST_PENDING;
-    if (request->blkif.op != BLKIF_DISCARD)
-        request->done_bytes = 0;
-    disk_activate(disk);
-}
-
-/* Are its bytes in the kept file, rather than in the slab? */
-static bool writes_data(const struct request *request)
-{
-    return request->blkif.op == BLKIF_WRITE || request->blkif.op == BLKIF_FLUSH;
 }
 
 static const char *op_name(const struct request *request)
@@ -49,23 +53,44 @@ static const char *op_name(const struct request *request)
     }
 }
 
+static void move(struct request *request, enum request_state state, struct list *list)
+{
+    list_remove(&request->work);
+    request->state = state;
+    list_append(list, &request->work);
+}
+
+/* Its turn has come, if nothing older is in its way: but not before its flush is done. */
+static void consider(struct disk *disk, struct request *request)
+{
+    bool flush_first = request->blkif.op == BLKIF_FLUSH && !request->flushed;
+
+    if (request->state == REQUEST_PENDING && request->plan.planned && request->plan.blockers == 0 &&
+        !flush_first)
+        move(request, REQUEST_READY, &disk->ready);
+}
+
+static void on_freed(void *arg, struct plan_item *item)
+{
+    consider(arg, request_of(item));
+}
+
 /*
- * Memory of the slab, or `reserve` if there is none and the request is the oldest: nobody else uses
- * that before it is answered. NULL: the disk is woken when some is freed.
+ * Memory of the slab, or `reserve` if there is none and it is for the oldest request: nobody else
+ * uses that before it is answered. NULL: the disk is woken when some is freed.
  *
  * No disk may have more of the slab than what is left, so that who has nothing yet is served before
  * who has much. But a few disks of 1 MiB requests whose servers hang leave nothing all the same, or
  * nothing of a piece: for the others there are the reserves (law 4).
  */
-static void *get_memory(struct disk *disk, const struct request *request, size_t bytes,
-                        uint8_t *reserve)
+void *disk_get_memory(struct disk *disk, bool oldest, size_t bytes, uint8_t *reserve)
 {
     struct slab *slab = disk->home->slab;
     size_t left_bytes = slab_left_bytes(slab);
     void *memory = disk->memory_bytes <= left_bytes ? slab_alloc(slab, bytes) : NULL;
 
     disk->memory_bytes += left_bytes - slab_left_bytes(slab);
-    if (!memory && disk->requests.next == &request->age)
+    if (!memory && oldest)
         return reserve;
     if (!memory && !list_linked(&disk->starved))
         list_append(&disk->home->starved, &disk->starved);
@@ -73,18 +98,34 @@ static void *get_memory(struct disk *disk, const struct request *request, size_t
 }
 
 /* True if it goes back to the slab; of the reserve the host gets its pages back. */
-static bool put_memory(struct disk *disk, void *memory, uint8_t *reserve, size_t reserve_bytes)
+bool disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve)
 {
     struct slab *slab = disk->home->slab;
     size_t left_bytes = slab_left_bytes(slab);
 
-    if (memory && memory == reserve) {
-        (void)madvise(reserve, reserve_bytes, MADV_DONTNEED);
+    if (!memory)
+        return false;
+    if (memory == reserve) {
+        (void)madvise(memory, bytes, MADV_DONTNEED);
         return false;
     }
-    slab_free(slab, memory);
+    slab_drop(slab, memory, bytes);
     disk->memory_bytes -= slab_left_bytes(slab) - left_bytes;
-    return memory != NULL;
+    return true;
+}
+
+void disk_copy(struct disk *disk, struct request *request, enum grants_direction direction)
+{
+    uint8_t *data = request->data;
+
+    for (unsigned i = 0; i < request->blkif.segment_count; i++) {
+        const struct blkif_seg *seg = &request->segs[i];
+        uint32_t bytes = blkif_seg_bytes(seg);
+
+        grants_copy(disk->home->grants, direction, disk->spec->domid, seg->gref,
+                    seg->first_sect * (uint32_t)LIMIT_SECTOR_BYTES, data, bytes, &request->error);
+        data += bytes;
+    }
 }
 
 /* -- take -- */
@@ -99,18 +140,20 @@ static void refuse(struct disk *disk, struct request *request, enum blkif_status
                 req->op, req->indirect ? ", indirect" : "", req->segment_count,
                 (unsigned long long)req->sector, status == BLKIF_ERROR ? "ERROR" : "EOPNOTSUPP");
     request->status = status;
-    replied(disk, request, -EINVAL);
+    disk_request_replied(disk, request, -EINVAL);
 }
 
-/* Its range and length are known: it may be sent when its time has come. */
-static void make_pending(struct request *request)
+/* Its range and length are known: what it is to wait for is not, before it is planned. */
+static void make_pending(struct disk *disk, struct request *request)
 {
     const struct blkif_req *req = &request->blkif;
 
     request->state = REQUEST_PENDING;
-    request->range = (struct plan_range){
+    request->plan.range = (struct plan_range){
         .sector = req->sector, .sector_count = req->sector_count, .writes = req->op != BLKIF_READ};
     request->length_bytes = req->sector_count * LIMIT_SECTOR_BYTES;
+    if (req->op == BLKIF_FLUSH && !request->flushed)
+        list_append(&disk->flushes, &request->work);
 }
 
 static void on_taken(void *arg, struct request *request)
@@ -118,42 +161,85 @@ static void on_taken(void *arg, struct request *request)
     struct disk *disk = arg;
 
     list_append(&disk->requests, &request->age);
+    if (disk->unplanned == &disk->requests)
+        disk->unplanned = &request->age;
     request->status = blkif_req_check(&request->blkif, &disk->limits);
     if (request->status != BLKIF_OKAY) {
         refuse(disk, request, request->status);
         return;
     }
-    make_pending(request); /* for an indirect one: with the most it may turn out to be */
-    if (request->blkif.indirect) {
-        request->state = REQUEST_UNREAD;
-        list_append(&disk->unread, &request->work);
+    if (!request->blkif.indirect) {
+        make_pending(disk, request);
+        return;
     }
+    request->state = REQUEST_UNREAD;
+    list_append(&disk->unread, &request->work);
+}
+
+/* Its record's requests, by place: they are one command. */
+static void join_record(struct kept *kept, struct request *request)
+{
+    struct list *at = &kept->requests;
+
+    while (at->prev != &kept->requests &&
+           container_of(at->prev, struct request, kept_link)->plan.range.sector >
+               request->plan.range.sector)
+        at = at->prev;
+    list_append(at, &request->kept_link);
+    request->kept = kept;
 }
 
 /* Its bytes were copied out of the guest by an earlier life, and perhaps sent: only these may be
  * sent again (law 9), and neither segments nor descriptors are needed any more. */
-static void readopt_write(struct disk *disk, struct request *request,
-                          const struct journal_entry *entry)
+static int readopt_write(struct disk *disk, struct request *request,
+                         const struct journal_entry *entry)
 {
-    void *run;
+    struct kept *kept;
+    int err = keep_adopt(disk->keep, entry, &kept);
 
+    if (err < 0)
+        return err;
     list_remove(&request->work);
     request->blkif.sector_count = entry->length_bytes / LIMIT_SECTOR_BYTES;
-    make_pending(request);
     request->copied = request->flushed = true;
-    request->kept = keep_adopt(disk->keep, entry, &run);
-    request->buffer = request->kept ? request->kept->run : run;
+    make_pending(disk, request);
     request->data = journal_data(keep_journal(disk->keep), entry->data_at_bytes);
-    if (request->kept && request->kept->over) /* done, and not answered any more */
-        replied(disk, request, 0);
+    if (kept)
+        join_record(kept, request);
+    if (kept && kept->over) /* done, and not answered any more */
+        disk_request_replied(disk, request, 0);
+    return 0;
 }
 
-void disk_request_readopted(struct disk *disk, struct request *request,
-                            const struct journal_entry *entry)
+int disk_request_readopted(struct disk *disk, struct request *request,
+                           const struct journal_entry *entry)
 {
     on_taken(disk, request);
-    if (entry->length_bytes > 0 && writes_data(request) && request->state != REQUEST_REPLIED)
-        readopt_write(disk, request, entry);
+    if (entry->length_bytes > 0 && request_writes_data(request) &&
+        request->state != REQUEST_REPLIED)
+        return readopt_write(disk, request, entry);
+    return 0;
+}
+
+static void leave_record(struct disk *disk, struct request *request)
+{
+    list_remove(&request->kept_link);
+    kept_release(disk->keep, request->kept, (uint32_t)request->length_bytes);
+    request->kept = NULL;
+}
+
+/* A record is sent again as a whole, or not at all: of one that is not wholly asked for, not even
+ * that part of a disk is locked which nobody asks for. */
+void disk_requests_readopted(struct disk *disk)
+{
+    list_each (node, &disk->requests) {
+        struct request *request = container_of(node, struct request, age);
+        struct kept *kept = request->kept;
+
+        if (kept && !kept->over && kept->asked_bytes != kept->length_bytes)
+            leave_record(disk, request);
+    }
+    keep_adopted(disk->keep);
 }
 
 /* Asks for the descriptors of indirect requests: one copy each, all of a turn in one call. Of no
@@ -164,7 +250,8 @@ static void collect_descriptors(struct disk *disk)
     while (!list_empty(&disk->unread) && disk->descriptors_count < LIMIT_DESCRIPTORS) {
         struct request *request = container_of(disk->unread.next, struct request, work);
 
-        request->descriptors = get_memory(disk, request, LIMIT_PAGE_BYTES, disk->reserve);
+        request->descriptors = disk_get_memory(disk, disk->requests.next == &request->age,
+                                               LIMIT_PAGE_BYTES, disk->reserve);
         if (!request->descriptors)
             return;
         disk->descriptors_count++;
@@ -205,7 +292,7 @@ void disk_read(struct disk *disk)
         enum blkif_status status;
 
         if (request->error != 0) {
-            replied(disk, request, request->error);
+            disk_request_replied(disk, request, request->error);
             continue;
         }
         blkif_segs_decode(request->descriptors, request->blkif.segment_count, request->descriptors);
@@ -214,307 +301,233 @@ void disk_read(struct disk *disk)
         if (status != BLKIF_OKAY)
             refuse(disk, request, status);
         else
-            make_pending(request);
+            make_pending(disk, request);
     }
 }
 
-/* -- start and send -- */
+/* -- start -- */
 
-/* Two flushes, our own among them, are never at the server together: of two that cover the same
- * writes, which were lost, a server may fail one and then, or before, complete the other (law 6).
- */
-static bool excludes(const struct request *older, const struct request *request)
+/* Lets requests into the plan, oldest first. One whose descriptors are not read yet lets none pass
+ * it: nobody knows what it is in the way of. */
+static void plan_requests(struct disk *disk)
 {
-    if (older->state == REQUEST_REPLIED)
+    while (disk->unplanned != &disk->requests && disk->plan.count < LIMIT_PLAN_REQUESTS) {
+        struct request *request = container_of(disk->unplanned, struct request, age);
+
+        if (request->state == REQUEST_UNREAD || request->state == REQUEST_READING)
+            return;
+        disk->unplanned = disk->unplanned->next;
+        if (request->state == REQUEST_REPLIED || request->plan.range.sector_count == 0)
+            continue; /* refused; or a flush and nothing else */
+        plan_add(&disk->plan, &request->plan);
+        consider(disk, request);
+    }
+}
+
+/* The flush of a FLUSH is done; one with data then goes on as a write. */
+static void flush_done(struct disk *disk, struct request *request)
+{
+    list_remove(&request->work);
+    if (request_is_empty_flush(request)) {
+        disk_request_replied(disk, request, 0);
+        return;
+    }
+    request->flushed = true;
+    consider(disk, request);
+    disk_activate(disk);
+}
+
+/* False: it waits. */
+static bool send_flush(struct disk *disk, struct request *request)
+{
+    int err;
+
+    if (!disk_may_send(disk) || disk->own_flush_sent)
         return false;
-    if (older->blkif.op == BLKIF_FLUSH && request->blkif.op == BLKIF_FLUSH)
-        return true;
-    return !plan_compatible(&older->range, &request->range);
+    request->flush_mark = keep_flush_mark(disk->keep);
+    err = target_flush(disk->target, &disk->flush_cmd);
+    if (err == 0) {
+        disk->flush = request;
+        request->state = REQUEST_SENT;
+    } else if (err != -ENOTCONN) { /* else the loss will be told, and why */
+        target_give_up_session(disk->target, "its connection takes no flush");
+    }
+    return err == 0;
+}
+
+/*
+ * With nothing that it would cover a flush is done, whether there is a server or not: what was
+ * answered is either durable or kept. Otherwise one at a time, our own among them: of two that
+ * cover the same writes, which were lost, a server may fail one and then, or before, complete the
+ * other (law 6).
+ */
+static void start_flushes(struct disk *disk)
+{
+    struct request *request;
+
+    while (!disk->flush && (request = first_of(&disk->flushes))) {
+        if (disk->flush_kind != TARGET_FLUSH_COMMAND || keep_is_flushed(disk->keep))
+            flush_done(disk, request);
+        else if (!send_flush(disk, request))
+            return;
+    }
+}
+
+void disk_flush_completed(struct disk *disk, int error)
+{
+    struct request *request = disk->flush;
+
+    disk->flush = NULL;
+    request->state = REQUEST_PENDING;
+    disk_flush_over(disk, request->flush_mark, error);
+    if (error == 0)
+        flush_done(disk, request);
+    else
+        disk_activate(disk); /* it is still the first of those to be flushed */
 }
 
 /* Would it land where a lost session may still write something else? */
 static bool is_haunted(const struct disk *disk, const struct request *request)
 {
-    return request->range.writes && keep_ghosts(disk->keep) > 0 &&
-           keep_ghost_overlaps(disk->keep, request->range.sector * LIMIT_SECTOR_BYTES,
-                               request->length_bytes, request->blkif.op == BLKIF_DISCARD,
-                               request->kept);
+    uint64_t at_bytes = request->plan.range.sector * LIMIT_SECTOR_BYTES;
+    uint64_t length_bytes = request->length_bytes;
+
+    if (!request->plan.range.writes || keep_ghosts(disk->keep) == 0)
+        return false;
+    if (request->kept && request->kept->kind == JOURNAL_WRITE) { /* with all of its record */
+        at_bytes = request->kept->offset_bytes;
+        length_bytes = request->kept->length_bytes;
+    }
+    return keep_ghost_overlaps(disk->keep, at_bytes, length_bytes,
+                               request->blkif.op == BLKIF_DISCARD, request->kept);
 }
 
-/* Invariant 2, for one request against all older ones. */
-static bool may_start(const struct disk *disk, const struct request *request)
+void disk_unhaunt(struct disk *disk)
 {
-    if (is_haunted(disk, request))
-        return false;
-    list_each (node, &disk->requests) {
-        const struct request *older = container_of(node, struct request, age);
+    struct request *request;
 
-        if (older == request)
-            return true;
-        if (excludes(older, request))
+    while ((request = first_of(&disk->haunted)))
+        move(request, REQUEST_READY, &disk->ready);
+}
+
+/* Can all go that were sent together once? The last of them to be ready takes the others along. */
+static bool is_complete(const struct request *request)
+{
+    if (!request->kept)
+        return true;
+    list_each (node, &request->kept->requests) {
+        if (container_of(node, struct request, kept_link)->state != REQUEST_READY)
             return false;
     }
     return true;
 }
 
-/* A buffer in which the first segment lies as in its frame: whole aligned pages then need one copy
- * operation each. */
-static bool give_buffer(struct disk *disk, struct request *request)
+static bool is_under_way(const struct request *request, const struct plan_item *neighbour)
 {
-    uint32_t offset = request->segs[0].first_sect * (uint32_t)LIMIT_SECTOR_BYTES;
-    size_t bytes = offset + request->length_bytes;
+    const struct request *other = neighbour ? container_of(neighbour, struct request, plan) : NULL;
 
-    if (request->buffer)
-        return true;
-    request->buffer = writes_data(request)
-                          ? keep_alloc(disk->keep, bytes)
-                          : get_memory(disk, request, bytes, disk->reserve + LIMIT_PAGE_BYTES);
-    if (!request->buffer)
+    return other && other->blkif.op == request->blkif.op &&
+           (other->state == REQUEST_SENT || other->state == REQUEST_COPYING_OUT ||
+            other->state == REQUEST_WAITING);
+}
+
+static bool pipeline_is_full(const struct disk *disk)
+{
+    return disk->commands_out >= disk->merge.pipeline * target_connections(disk->target);
+}
+
+/* Is more to be expected beside it while it waits? */
+static bool waits_for_neighbours(const struct disk *disk, struct request *request)
+{
+    return (is_under_way(request, plan_before(&request->plan)) ||
+            is_under_way(request, plan_behind(&disk->plan, &request->plan))) &&
+           !disk_run_is_enough(disk, request);
+}
+
+/* The next one to start, which stays in its list. NULL: none, now. */
+static struct request *next_to_start(struct disk *disk)
+{
+    struct request *request;
+
+    while (!pipeline_is_full(disk) && (request = first_of(&disk->waiting))) {
+        if (!is_haunted(disk, request))
+            return request;
+        move(request, REQUEST_HAUNTED, &disk->haunted);
+    }
+    while ((request = first_of(&disk->ready))) {
+        if (is_haunted(disk, request))
+            move(request, REQUEST_HAUNTED, &disk->haunted);
+        else if (!is_complete(request))
+            list_remove(&request->work);
+        else if (pipeline_is_full(disk) && waits_for_neighbours(disk, request))
+            move(request, REQUEST_WAITING, &disk->waiting);
+        else
+            return request;
+    }
+    return NULL;
+}
+
+/* In this round; what is left when its share is used up goes on in the next, after others'. */
+static bool may_start(struct disk *disk)
+{
+    if (!disk_may_send(disk) || !target_has_room(disk->target, disk->collected_count) ||
+        !disk_has_command(disk))
         return false;
-    request->data = (uint8_t *)request->buffer + offset;
-    return true;
-}
-
-static void collect_copies(struct disk *disk, struct request *request,
-                           enum grants_direction direction)
-{
-    uint8_t *data = request->data;
-
-    for (unsigned i = 0; i < request->blkif.segment_count; i++) {
-        const struct blkif_seg *seg = &request->segs[i];
-        uint32_t bytes = blkif_seg_bytes(seg);
-
-        grants_copy(disk->home->grants, direction, disk->spec->domid, seg->gref,
-                    seg->first_sect * (uint32_t)LIMIT_SECTOR_BYTES, data, bytes, &request->error);
-        data += bytes;
-    }
-}
-
-/* The record that a write has as a whole, a discard for each chunk. False: there is none now. */
-static bool have_record(struct disk *disk, struct request *request, uint32_t chunk_bytes)
-{
-    bool trim = request->blkif.op == BLKIF_DISCARD;
-    uint64_t at_bytes = request->range.sector * LIMIT_SECTOR_BYTES;
-
-    if (request->kept)
+    if (disk->started_bytes < LIMIT_ROUND_BYTES)
         return true;
-    if (trim)
-        request->kept = kept_add(disk->keep, JOURNAL_TRIM, false, at_bytes + request->done_bytes,
-                                 chunk_bytes, NULL, NULL);
-    else
-        request->kept =
-            kept_add(disk->keep, JOURNAL_WRITE, disk->flush_kind == TARGET_FLUSH_NEEDLESS, at_bytes,
-                     (uint32_t)request->length_bytes, request->data, request->buffer);
-    return request->kept != NULL;
+    if (!list_empty(&disk->ready) || !list_empty(&disk->waiting))
+        disk_activate(disk);
+    return false;
 }
 
-static int send_command(struct disk *disk, struct request *request)
+/* There was no memory: but for the oldest one there is (invariant 6). */
+static void start_oldest(struct disk *disk)
 {
-    uint64_t at_bytes = request->range.sector * LIMIT_SECTOR_BYTES + request->done_bytes;
+    struct request *oldest = container_of(disk->requests.next, struct request, age);
 
-    if (request->blkif.op == BLKIF_DISCARD)
-        return target_trim(disk->target, &request->cmd, request->chunk_bytes, at_bytes);
-    if (request->blkif.op == BLKIF_READ)
-        return target_read(disk->target, &request->cmd, request->data + request->done_bytes,
-                           request->chunk_bytes, at_bytes);
-    return target_write(disk->target, &request->cmd, request->data + request->done_bytes,
-                        request->chunk_bytes, at_bytes);
+    if ((oldest->state == REQUEST_READY || oldest->state == REQUEST_WAITING) &&
+        list_linked(&oldest->work) && !is_haunted(disk, oldest) && is_complete(oldest))
+        disk_command_start(disk, oldest);
 }
 
-/* The server has answered what was sent of it, one way or the other. */
-static void returned(struct disk *disk, struct request *request)
+static void start_commands(struct disk *disk)
 {
-    if (request->kept && request->kept->out > 0)
-        kept_returned(disk->keep, request->kept);
-}
+    struct request *request;
 
-/* Sends the next chunk of a request. -ENOTCONN: the loss will be told; it waits for what follows.
- */
-static void send_chunk(struct disk *disk, struct request *request)
-{
-    bool trim = request->blkif.op == BLKIF_DISCARD;
-    uint64_t left_bytes = request->length_bytes - request->done_bytes;
-    uint32_t chunk_bytes = target_command_max_bytes(disk->target, trim);
-    int err;
-
-    if (request->chunk_max_bytes && chunk_bytes > request->chunk_max_bytes)
-        chunk_bytes = request->chunk_max_bytes;
-    if (chunk_bytes > left_bytes)
-        chunk_bytes = (uint32_t)left_bytes;
-    if (request->range.writes && !have_record(disk, request, chunk_bytes)) {
-        request->state = REQUEST_PENDING; /* until a flush has given some back */
-        disk_flush_by_itself(disk);
-        return;
-    }
-    if (trim && request->kept && chunk_bytes > request->kept->length_bytes)
-        chunk_bytes = request->kept->length_bytes;
-    request->chunk_bytes = chunk_bytes;
-    request->state = REQUEST_SENT;
-    if (request->kept && request->kept->out == 0)
-        kept_sent(disk->keep, request->kept);
-    err = send_command(disk, request);
-    if (err == 0)
-        return;
-    returned(disk, request);
-    if (err == -ENOTCONN)
-        wait_again(disk, request);
-    else
-        replied(disk, request, err);
-}
-
-/* The flush of a FLUSH; one with data then goes on as a write. */
-static void flush_done(struct disk *disk, struct request *request)
-{
-    if (request_is_empty_flush(request)) {
-        replied(disk, request, 0);
-        return;
-    }
-    request->flushed = true;
-    request->state = REQUEST_PENDING;
-    disk_activate(disk);
-}
-
-/* With nothing that it would cover it is done, whether there is a server or not: what was answered
- * is either durable or kept. */
-static void start_flush(struct disk *disk, struct request *request)
-{
-    int err;
-
-    if (disk->flush_kind != TARGET_FLUSH_COMMAND || keep_is_flushed(disk->keep)) {
-        flush_done(disk, request);
-        return;
-    }
-    if (!disk_may_send(disk) || disk->own_flush_sent)
-        return;
-    request->flush_mark = keep_flush_mark(disk->keep);
-    request->state = REQUEST_SENT;
-    disk->flush_sent = true;
-    err = target_flush(disk->target, &request->cmd);
-    if (err == 0)
-        return;
-    disk->flush_sent = false;
-    wait_again(disk, request);
-    if (err != -ENOTCONN) /* else the loss will be told, and why */
-        target_give_up_session(disk->target, "its connection takes no flush");
-}
-
-/* False: nothing more can start in this turn. */
-static bool start_one(struct disk *disk, struct request *request)
-{
-    if (request->blkif.op == BLKIF_FLUSH && !request->flushed) {
-        start_flush(disk, request);
-        return true;
-    }
-    if (!disk_may_send(disk) || !target_has_room(disk->target, disk->copying_out_count))
-        return true; /* but a flush that needs nobody may be behind it */
-    if (request->blkif.op == BLKIF_DISCARD || request->copied) {
-        send_chunk(disk, request);
-        return true;
-    }
-    if (!give_buffer(disk, request)) {
-        if (writes_data(request))
+    disk->started_bytes = 0;
+    while (may_start(disk) && (request = next_to_start(disk))) {
+        if (disk_command_start(disk, request))
+            continue;
+        if (request_writes_data(request))
             disk_flush_by_itself(disk); /* then there is room again */
-        return false;
+        start_oldest(disk);
+        return;
     }
-    if (request->blkif.op == BLKIF_READ) {
-        send_chunk(disk, request);
-    } else {
-        request->state = REQUEST_COPYING_OUT;
-        list_append(&disk->copying_out, &request->work);
-        disk->copying_out_count++;
-        collect_copies(disk, request, GRANTS_FROM_GUEST);
-    }
-    return true;
 }
 
 void disk_start(struct disk *disk)
 {
-    unsigned looked_at = 0;
-
     if ((disk->state != STATE_CONNECTED && disk->state != STATE_DRAINING &&
          disk->state != STATE_SUSPENDING) ||
         disk->given_up || disk->stale)
         return;
-    list_each (node, &disk->requests) {
-        struct request *request = container_of(node, struct request, age);
-
-        /* What is beyond waits: those before it finish without it (plan.h). */
-        if (looked_at++ == LIMIT_LOOKAHEAD_REQUESTS)
-            return;
-        if (request->state == REQUEST_PENDING && !request->resting && may_start(disk, request) &&
-            !start_one(disk, request))
-            return;
-    }
+    plan_requests(disk);
+    start_flushes(disk);
+    start_commands(disk);
 }
 
 void disk_send(struct disk *disk)
 {
-    struct list *node;
-
-    while ((node = list_pop(&disk->copying_out))) {
-        struct request *request = container_of(node, struct request, work);
-
-        if (request->error != 0) {
-            replied(disk, request, request->error);
-            continue;
-        }
-        queue_copied(request->queue, request, keep_data_at(disk->keep, request->data));
-        request->copied = true;
-        send_chunk(disk, request);
-    }
-    disk->copying_out_count = 0;
+    disk_commands_send(disk);
     if (disk->target)
         target_deliver(disk->target);
 }
 
-bool disk_is_quiet(const struct disk *disk)
+/* -- requests that rest -- */
+
+void disk_request_rests(struct disk *disk, struct request *request)
 {
-    list_each (node, &disk->requests) {
-        const struct request *request = container_of(node, struct request, age);
-
-        if (request->state == REQUEST_SENT || request->state == REQUEST_COPYING_OUT)
-            return false;
-    }
-    return disk->replay_out == 0;
-}
-
-/* -- completions -- */
-
-static void flush_completed(struct disk *disk, struct request *request, int error)
-{
-    disk->flush_sent = false;
-    disk_flush_over(disk, request->flush_mark, error);
-    if (error == 0)
-        flush_done(disk, request);
-    else
-        wait_again(disk, request);
-}
-
-/* What the protocol lets a server say of a command that is too long for it. */
-static bool may_be_too_long(const struct request *request, int error)
-{
-    return (error == -EINVAL || error == -ENOMEM || error == -EOVERFLOW) &&
-           request->chunk_bytes > LIMIT_COMMAND_FLOOR_BYTES;
-}
-
-/* Half of what failed: whole pages, and one at least. */
-static uint32_t shorter(uint32_t chunk_bytes)
-{
-    uint32_t pages = chunk_bytes / 2 / LIMIT_COMMAND_FLOOR_BYTES;
-
-    return (pages ? pages : 1) * LIMIT_COMMAND_FLOOR_BYTES;
-}
-
-/* The errors of `on-error = retry`: of storage that is full, or being repaired. */
-static bool may_pass(int error)
-{
-    return error == -ENOSPC || error == -EIO || error == -ENOMEM || error == -ETIMEDOUT;
-}
-
-static void rest(struct disk *disk, struct request *request)
-{
-    wait_again(disk, request);
-    request->resting = true;
+    move(request, REQUEST_RESTING, &disk->resting);
     if (ev_is_active(&disk->rest_timer))
         return;
     log_limited(&disk->log_server, LOG_LEVEL_WARNING, disk->name,
@@ -526,82 +539,13 @@ static void rest(struct disk *disk, struct request *request)
 void disk_on_rested(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
     struct disk *disk = timer->data;
+    struct request *request;
 
     (void)loop;
     (void)events;
-    list_each (node, &disk->requests)
-        container_of(node, struct request, age)->resting = false;
+    while ((request = first_of(&disk->resting)))
+        move(request, REQUEST_READY, &disk->ready);
     disk_activate(disk);
-}
-
-static void chunk_failed(struct disk *disk, struct request *request, int error)
-{
-    uint64_t at_sector = request->range.sector + request->done_bytes / LIMIT_SECTOR_BYTES;
-    bool trim = request->blkif.op == BLKIF_DISCARD;
-
-    if (error == -ENOTCONN) { /* still out: a ghost, when the loss is told */
-        wait_again(disk, request);
-        return;
-    }
-    returned(disk, request);
-    if (error == -ESHUTDOWN) { /* the server is leaving: as good as gone */
-        wait_again(disk, request);
-        target_give_up_session(disk->target, "it is shutting down");
-        return;
-    }
-    if (may_be_too_long(request, error)) {
-        request->too_long |= error != -ENOMEM; /* which it may have again for the next one */
-        request->chunk_max_bytes = shorter(request->chunk_bytes);
-        send_chunk(disk, request);
-        return;
-    }
-    if (disk->spec->config->retry_errors && may_pass(error)) {
-        rest(disk, request);
-        return;
-    }
-    if (trim && error == -ENOTSUP)
-        request->status = BLKIF_EOPNOTSUPP; /* Linux then sends no more */
-    log_limited(&disk->log_server, LOG_LEVEL_WARNING, disk->name,
-                "the server failed a %s of %u bytes at sector %llu: %s; answered %s",
-                op_name(request), request->chunk_bytes, (unsigned long long)at_sector,
-                strerror(-error), request->status == BLKIF_OKAY ? "ERROR" : "EOPNOTSUPP");
-    replied(disk, request, error);
-}
-
-/* A discard's chunk is a record of its own: one record could not hold all of it. */
-static void chunk_done(struct disk *disk, struct request *request)
-{
-    returned(disk, request);
-    kept_done(disk->keep, request->kept, disk->flush_kind != TARGET_FLUSH_COMMAND);
-    kept_release(disk->keep, request->kept);
-    request->kept = NULL;
-}
-
-void disk_request_completed(struct disk *disk, struct request *request, int error)
-{
-    if (request->blkif.op == BLKIF_FLUSH && !request->flushed) {
-        flush_completed(disk, request, error);
-        return;
-    }
-    if (error != 0) {
-        chunk_failed(disk, request, error);
-        return;
-    }
-    request->done_bytes += request->chunk_bytes;
-    if (request->blkif.op == BLKIF_DISCARD)
-        chunk_done(disk, request);
-    if (request->done_bytes < request->length_bytes) {
-        send_chunk(disk, request);
-        return;
-    }
-    returned(disk, request);
-    if (request->kept)
-        kept_done(disk->keep, request->kept, disk->flush_kind != TARGET_FLUSH_COMMAND);
-    /* All of it was good in shorter chunks, so it was their length: no more of the long ones. */
-    if (request->too_long)
-        target_learn_max(disk->target, request->blkif.op == BLKIF_DISCARD,
-                         request->chunk_max_bytes);
-    replied(disk, request, 0);
 }
 
 /* -- collect and answer -- */
@@ -613,7 +557,7 @@ void disk_collect(struct disk *disk)
 
         /* Its pages may be another kernel's by now. */
         if (request->error == 0 && request->blkif.op == BLKIF_READ && !disk->stale)
-            collect_copies(disk, request, GRANTS_TO_GUEST);
+            disk_copy(disk, request, GRANTS_TO_GUEST);
     }
 }
 
@@ -629,45 +573,48 @@ static enum blkif_status final_status(struct disk *disk, const struct request *r
     return request->status != BLKIF_OKAY ? request->status : BLKIF_ERROR;
 }
 
-/* What a write leaves behind: OKAY, a record that keeps its bytes; ERROR, at most a ghost. */
-static void leave_record(struct disk *disk, struct request *request)
+/* What a write or discard leaves behind: OKAY, a record that keeps its bytes; ERROR, at most a
+ * ghost. */
+static void let_go_of_record(struct disk *disk, struct request *request)
 {
-    bool records_run = request->kept && request->error == 0;
-
-    if (records_run)
-        kept_release(disk->keep, request->kept);
-    else if (request->kept)
+    if (request->kept && request->error != 0)
         kept_refused(disk->keep, request->kept);
-    if (!records_run)
-        keep_free(disk->keep, request->buffer);
-    request->kept = NULL;
-    request->buffer = NULL;
+    if (request->kept)
+        leave_record(disk, request);
+    if (request_writes_data(request) && request->data)
+        keep_drop(disk->keep, request->data, request->length_bytes);
 }
 
 /* True if others can have what there was. */
 static bool free_memory(struct disk *disk, struct request *request)
 {
-    bool freed;
+    bool freed = disk_command_answered(disk, request);
 
-    if (request->kept || (writes_data(request) && request->buffer))
-        leave_record(disk, request);
-    freed = put_memory(disk, request->buffer, disk->reserve + LIMIT_PAGE_BYTES,
-                       LIMIT_RESERVE_BYTES - LIMIT_PAGE_BYTES);
-    freed |= put_memory(disk, request->descriptors, disk->reserve, LIMIT_PAGE_BYTES);
+    freed |= disk_put_memory(disk, request->descriptors, LIMIT_PAGE_BYTES, disk->reserve);
     disk->descriptors_count -= request->descriptors != NULL;
-    request->buffer = request->descriptors = NULL;
+    request->data = NULL;
+    request->descriptors = NULL;
     request->segs = NULL;
     return freed;
+}
+
+static void remove_request(struct disk *disk, struct request *request)
+{
+    if (disk->unplanned == &request->age)
+        disk->unplanned = request->age.next;
+    list_remove(&request->age);
+    if (request->plan.planned)
+        plan_remove(&disk->plan, &request->plan, on_freed, disk);
 }
 
 /* Not answered, and not by us any more: its entry, record and bytes stay in the kept file. */
 void disk_request_forget(struct disk *disk, struct request *request)
 {
     list_remove(&request->work);
-    if (writes_data(request))
-        request->buffer = NULL;
+    list_remove(&request->kept_link);
     request->kept = NULL;
     (void)free_memory(disk, request);
+    remove_request(disk, request);
 }
 
 void disk_answer(struct disk *disk)
@@ -679,8 +626,9 @@ void disk_answer(struct disk *disk)
         struct request *request = container_of(node, struct request, work);
         enum blkif_status status = final_status(disk, request);
 
+        let_go_of_record(disk, request);
         freed |= free_memory(disk, request);
-        list_remove(&request->age);
+        remove_request(disk, request);
         queue_answer(request->queue, request, status);
         disk_activate(disk); /* what waited for it may start; a drain may be over */
     }
@@ -694,7 +642,15 @@ void disk_answer(struct disk *disk)
 
 static bool is_waiting(const struct request *request)
 {
-    return request->state == REQUEST_PENDING || request->state == REQUEST_UNREAD;
+    switch (request->state) {
+    case REQUEST_UNREAD:
+    case REQUEST_PENDING:
+    case REQUEST_READY:
+    case REQUEST_WAITING:
+    case REQUEST_HAUNTED:
+    case REQUEST_RESTING: return true;
+    default: return false;
+    }
 }
 
 /* Is a read or write still at a server that lives, though it fails flushes? */
@@ -717,9 +673,9 @@ void disk_fail_waiting(struct disk *disk, bool flushes_too)
 
         if (!is_waiting(request) || request_is_empty_flush(request))
             continue;
-        list_remove(&request->work); /* from those unread */
+        list_remove(&request->work);
         request->status = BLKIF_ERROR;
-        replied(disk, request, -EIO);
+        disk_request_replied(disk, request, -EIO);
     }
     if (!flushes_too || data_in_flight(disk))
         return;
@@ -728,8 +684,9 @@ void disk_fail_waiting(struct disk *disk, bool flushes_too)
         struct request *request = container_of(node, struct request, age);
 
         if (is_waiting(request)) {
+            list_remove(&request->work);
             request->status = BLKIF_FLUSH_LOST;
-            replied(disk, request, -EIO);
+            disk_request_replied(disk, request, -EIO);
         }
     }
 }

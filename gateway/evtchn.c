@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xenevtchn.h>
@@ -12,6 +13,7 @@
 struct binding {
     void (*notified)(void *arg); /* NULL: this port is not bound */
     void *arg;
+    bool masked; /* its event was fetched: no other comes before it is unmasked */
 };
 
 struct evtchn {
@@ -20,7 +22,18 @@ struct evtchn {
     struct ev_io io;
     struct binding *bindings; /* by local port */
     uint32_t binding_count;
+    uint32_t unmasked; /* ports: so many events can wait to be fetched, and no more */
 };
+
+static void set_masked(struct evtchn *evtchn, uint32_t port, bool masked)
+{
+    struct binding *binding = &evtchn->bindings[port];
+
+    if (!binding->notified || binding->masked == masked)
+        return;
+    binding->masked = masked;
+    evtchn->unmasked += masked ? -1u : 1u;
+}
 
 static void on_readable(struct ev_loop *loop, struct ev_io *io, int events)
 {
@@ -29,12 +42,14 @@ static void on_readable(struct ev_loop *loop, struct ev_io *io, int events)
 
     (void)loop;
     (void)events;
-    for (int i = 0; i < LIMIT_EVENTS_PER_TURN; i++) {
+    for (int i = 0; i < LIMIT_EVENTS_PER_TURN && evtchn->unmasked > 0; i++) {
         port = xenevtchn_pending(evtchn->handle); /* non-blocking: the fd is O_NONBLOCK */
         if (port < 0)
             return;
-        if ((uint32_t)port < evtchn->binding_count && evtchn->bindings[port].notified)
-            evtchn->bindings[port].notified(evtchn->bindings[port].arg);
+        if ((uint32_t)port >= evtchn->binding_count || !evtchn->bindings[port].notified)
+            continue; /* of one that was unbound since */
+        set_masked(evtchn, (uint32_t)port, true);
+        evtchn->bindings[port].notified(evtchn->bindings[port].arg);
     }
 }
 
@@ -112,19 +127,22 @@ int evtchn_bind(struct evtchn *evtchn, uint32_t domid, uint32_t remote_port,
         xenevtchn_unbind(evtchn->handle, (evtchn_port_t)port);
         return err;
     }
-    evtchn->bindings[port] = (struct binding){notified, arg};
+    evtchn->bindings[port] = (struct binding){notified, arg, false};
+    evtchn->unmasked++;
     *ret_port = (uint32_t)port;
     return 0;
 }
 
 void evtchn_unbind(struct evtchn *evtchn, uint32_t port)
 {
-    evtchn->bindings[port] = (struct binding){NULL, NULL};
+    set_masked(evtchn, port, true);
+    evtchn->bindings[port].notified = NULL;
     xenevtchn_unbind(evtchn->handle, port);
 }
 
 void evtchn_unmask(struct evtchn *evtchn, uint32_t port)
 {
+    set_masked(evtchn, port, false);
     xenevtchn_unmask(evtchn->handle, port);
 }
 

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -98,6 +99,37 @@ void grants_run(struct grants *grants, enum grants_direction direction)
     batch->count = 0;
 }
 
+static void *local_of(const xengnttab_grant_copy_segment_t *copy, enum grants_direction direction)
+{
+    return direction == GRANTS_FROM_GUEST ? copy->dest.virt : copy->source.virt;
+}
+
+/* Does it go on, in the frame and here, where the one collected last ends? Then it is one copy. */
+static bool extend_last(struct grants_batch *batch, enum grants_direction direction, uint32_t domid,
+                        uint32_t ref, uint32_t offset, void *local, uint32_t length, int *error)
+{
+    xengnttab_grant_copy_segment_t *last;
+    uint32_t last_ref, last_offset, last_domid;
+
+    if (batch->count == 0 || batch->error[batch->count - 1] != error)
+        return false;
+    last = &batch->copy[batch->count - 1];
+    if (direction == GRANTS_FROM_GUEST) {
+        last_ref = last->source.foreign.ref;
+        last_offset = last->source.foreign.offset;
+        last_domid = last->source.foreign.domid;
+    } else {
+        last_ref = last->dest.foreign.ref;
+        last_offset = last->dest.foreign.offset;
+        last_domid = last->dest.foreign.domid;
+    }
+    if (last_ref != ref || last_domid != domid || last_offset + last->len != offset ||
+        (uint8_t *)local_of(last, direction) + last->len != (uint8_t *)local)
+        return false;
+    last->len = (uint16_t)(last->len + length);
+    return true;
+}
+
 void grants_copy(struct grants *grants, enum grants_direction direction, uint32_t domid,
                  uint32_t ref, uint32_t offset, void *local, uint32_t length, int *error)
 {
@@ -105,6 +137,8 @@ void grants_copy(struct grants *grants, enum grants_direction direction, uint32_
     xengnttab_grant_copy_segment_t *copy;
 
     assert(length > 0 && offset + length <= LIMIT_PAGE_BYTES);
+    if (extend_last(batch, direction, domid, ref, offset, local, length, error))
+        return;
     if (batch->count == BATCH_COPIES)
         grants_run(grants, direction);
     copy = &batch->copy[batch->count];

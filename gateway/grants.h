@@ -31,7 +31,8 @@ void grants_unmap(struct grants *grants, void *memory, uint32_t count); /* NULL 
 /*
  * Adds one copy between bytes [offset, offset + length) of a frame and `local`. When it was made
  * and failed, *error becomes -EFAULT (and else stays as it is); `error` and `local` must live until
- * the next grants_run. A full collection runs at once.
+ * the next grants_run. A full collection runs at once. What goes on where the last one ended, for
+ * the same `error`, is one copy with it.
  */
 void grants_copy(struct grants *grants, enum grants_direction direction, uint32_t domid,
                  uint32_t ref, uint32_t offset, void *local, uint32_t length, int *error);

@@ -248,16 +248,13 @@ static int take_existing_blocks(struct keep *keep, uint64_t taken_bytes)
     return 0;
 }
 
-/* The page-aligned run that holds these bytes; NULL: no run can. */
-static void *run_of(const struct keep *keep, uint64_t data_at_bytes, uint32_t length_bytes,
-                    size_t *ret_bytes)
+/* Holds bytes that an earlier life had there. */
+static int claim(struct keep *keep, uint64_t data_at_bytes, uint32_t length_bytes)
 {
-    uint64_t into_page = data_at_bytes % LIMIT_PAGE_BYTES;
-
-    *ret_bytes = (size_t)(into_page + length_bytes);
-    if (!keep->slab || data_at_bytes + length_bytes > keep->given_bytes)
-        return NULL;
-    return journal_data(&keep->journal, data_at_bytes - into_page);
+    if (!keep->slab || data_at_bytes + length_bytes > keep->given_bytes ||
+        !slab_claim(keep->slab, journal_data(&keep->journal, data_at_bytes), length_bytes))
+        return -EBADMSG;
+    return 0;
 }
 
 static void set_ghost_link(struct keep *keep, struct kept *kept)
@@ -310,7 +307,6 @@ static int restore(struct keep *keep, uint32_t number, const struct journal_reco
     struct kept *kept = &keep->kept[number];
     bool done = record->state == JOURNAL_DONE || record->state == JOURNAL_DONE_OUT;
     bool late = record->state != JOURNAL_DONE && !is_over(record, keep->fence_time_ms);
-    size_t run_bytes;
 
     *kept = (struct kept){
         .number = number,
@@ -323,9 +319,9 @@ static int restore(struct keep *keep, uint32_t number, const struct journal_reco
         .offset_bytes = record->offset_bytes,
         .length_bytes = record->length_bytes,
     };
+    list_init(&kept->requests);
     if (record->kind == JOURNAL_WRITE && record->state != JOURNAL_GHOST) {
-        kept->run = run_of(keep, record->data_at_bytes, record->length_bytes, &run_bytes);
-        if (!kept->run || !slab_claim(keep->slab, kept->run, run_bytes))
+        if (claim(keep, record->data_at_bytes, record->length_bytes) < 0)
             return -EBADMSG;
         kept->data = journal_data(&keep->journal, record->data_at_bytes);
     }
@@ -419,9 +415,14 @@ void *keep_alloc(struct keep *keep, size_t bytes)
     return run;
 }
 
-void keep_free(struct keep *keep, void *run)
+void keep_hold(struct keep *keep, const void *data, size_t bytes)
 {
-    slab_free(keep->slab, run);
+    slab_hold(keep->slab, data, bytes);
+}
+
+void keep_drop(struct keep *keep, const void *data, size_t bytes)
+{
+    slab_drop(keep->slab, data, bytes);
 }
 
 uint64_t keep_data_at(const struct keep *keep, const void *data)
@@ -442,7 +443,7 @@ static enum journal_record_state state_of(const struct kept *kept)
         return late ? JOURNAL_DONE_OUT : JOURNAL_DONE;
     if (late)
         return JOURNAL_GHOST;
-    return kept->held ? kept->state : JOURNAL_FREE;
+    return kept->asked_bytes > 0 ? kept->state : JOURNAL_FREE;
 }
 
 /* Since when, if it is only the earlier lives' connections. (Of a session of this life it is not
@@ -470,15 +471,14 @@ static void settle(struct keep *keep, struct kept *kept)
         journal_record_set(&keep->journal, kept->number, JOURNAL_GHOST);
     journal_record_set(&keep->journal, kept->number, state);
     kept->state = state;
-    if ((state == JOURNAL_FREE || state == JOURNAL_GHOST) && kept->run && !kept->held) {
-        keep_free(keep, kept->run);
-        kept->run = NULL;
+    if ((state == JOURNAL_FREE || state == JOURNAL_GHOST) && kept->data) {
+        keep_drop(keep, kept->data, kept->length_bytes);
         kept->data = NULL;
     }
 }
 
 struct kept *kept_add(struct keep *keep, enum journal_record_kind kind, bool fua,
-                      uint64_t offset_bytes, uint32_t length_bytes, void *data, void *run)
+                      uint64_t offset_bytes, uint32_t length_bytes, void *data)
 {
     const struct journal_record record = {
         .kind = kind,
@@ -500,12 +500,14 @@ struct kept *kept_add(struct keep *keep, enum journal_record_kind kind, bool fua
         .number = number,
         .state = JOURNAL_SENT,
         .kind = kind,
-        .held = true,
+        .asked_bytes = length_bytes,
         .offset_bytes = offset_bytes,
         .length_bytes = length_bytes,
         .data = data,
-        .run = run,
     };
+    list_init(&kept->requests);
+    if (data)
+        keep_hold(keep, data, length_bytes);
     return kept;
 }
 
@@ -530,24 +532,16 @@ void kept_done(struct keep *keep, struct kept *kept, bool durable)
     settle(keep, kept);
 }
 
-void kept_release(struct keep *keep, struct kept *kept)
-{
-    kept->held = false;
-    /* A flush or the end of a ghost may have come before the answer. */
-    if (kept->state == JOURNAL_GHOST && kept->run) {
-        keep_free(keep, kept->run);
-        kept->run = NULL;
-        kept->data = NULL;
-    }
-    settle(keep, kept);
-}
-
 void kept_refused(struct keep *keep, struct kept *kept)
 {
     kept->over = true;
-    kept->held = false;
-    kept->run = NULL;
-    kept->data = NULL;
+    settle(keep, kept);
+}
+
+void kept_release(struct keep *keep, struct kept *kept, uint32_t length_bytes)
+{
+    assert(kept->asked_bytes >= length_bytes);
+    kept->asked_bytes -= length_bytes;
     settle(keep, kept);
 }
 
@@ -688,24 +682,22 @@ static struct kept *find_by_data(struct keep *keep, const uint8_t *data)
     return NULL;
 }
 
-struct kept *keep_adopt(struct keep *keep, const struct journal_entry *entry, void **ret_run)
+int keep_adopt(struct keep *keep, const struct journal_entry *entry, struct kept **ret_kept)
 {
-    struct kept *kept;
-    size_t run_bytes;
-    void *run;
+    const uint8_t *data = journal_data(&keep->journal, entry->data_at_bytes);
+    struct kept *kept = find_by_data(keep, data);
+    int err;
 
-    *ret_run = NULL;
-    if (entry->length_bytes == 0)
-        return NULL;
-    kept = find_by_data(keep, journal_data(&keep->journal, entry->data_at_bytes));
-    if (kept) {
-        kept->held = true;
-        return kept;
-    }
-    run = run_of(keep, entry->data_at_bytes, entry->length_bytes, &run_bytes);
-    if (run && slab_claim(keep->slab, run, run_bytes))
-        *ret_run = run;
-    return NULL;
+    /* A record is of whole requests. */
+    if (kept && data + entry->length_bytes > kept->data + kept->length_bytes)
+        return -EBADMSG;
+    err = claim(keep, entry->data_at_bytes, entry->length_bytes);
+    if (err < 0)
+        return err;
+    if (kept)
+        kept->asked_bytes += entry->length_bytes;
+    *ret_kept = kept;
+    return 0;
 }
 
 void keep_adopted(struct keep *keep)
@@ -713,9 +705,7 @@ void keep_adopted(struct keep *keep)
     for (uint32_t i = 0; i < keep->record_count; i++) {
         struct kept *kept = &keep->kept[i];
 
-        if (kept->state == JOURNAL_SENT && !kept->held) {
-            kept->over = true;
-            settle(keep, kept);
-        }
+        if (kept->state == JOURNAL_SENT && kept->asked_bytes == 0)
+            kept_refused(keep, kept);
     }
 }

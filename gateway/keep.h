@@ -55,9 +55,11 @@ struct journal *keep_journal(struct keep *keep);
 
 /* -- the bytes of writes ------------------------------------------------------------------- */
 
-/* A page-aligned run; NULL: there is none now, and keep_is_pressed. */
+/* As slab_alloc, slab_hold and slab_drop: a request holds its bytes until it is answered, a record
+ * for as long as they may be sent again. NULL: there are none now, and keep_is_pressed. */
 void *keep_alloc(struct keep *keep, size_t bytes);
-void keep_free(struct keep *keep, void *run);
+void keep_hold(struct keep *keep, const void *data, size_t bytes);
+void keep_drop(struct keep *keep, const void *data, size_t bytes);
 uint64_t keep_data_at(const struct keep *keep, const void *data);
 
 /* -- records ------------------------------------------------------------------------------- */
@@ -65,37 +67,37 @@ uint64_t keep_data_at(const struct keep *keep, const void *data);
 /* Private but for what has a comment. */
 struct kept {
     struct list done_link, ghost_link;
+    struct list requests; /* the disk's: those it is the record of, by place */
     uint32_t number;
     enum journal_record_state state;
     enum journal_record_kind kind;
-    bool over;       /* done or refused */
-    bool wanted;     /* for a replay */
-    bool held;       /* by a request that is not answered yet */
-    uint16_t out;    /* how many commands of it are at the server, in this session */
-    uint32_t parked; /* bits of lost sessions that may still execute one of its commands */
-    bool gone;       /* they are only of earlier lives, whose connections are gone since */
+    bool over;            /* done or refused */
+    bool wanted;          /* for a replay */
+    uint32_t asked_bytes; /* of requests that are not answered yet */
+    uint16_t out;         /* how many commands of it are at the server, in this session */
+    uint32_t parked;      /* bits of lost sessions that may still execute one of its commands */
+    bool gone;            /* they are only of earlier lives, whose connections are gone since */
     uint32_t gone_s;
     uint64_t done_mark;
     uint64_t offset_bytes; /* on the disk */
     uint32_t length_bytes;
     uint8_t *data; /* a write's */
-    void *run;     /* which `data` lies in */
 };
 
-/* A range that is about to be sent. NULL: no record is free now, and keep_is_pressed. `run` stays
- * its request's until kept_done. */
+/* A range that is about to be sent, all of it for requests. NULL: no record is free now, and
+ * keep_is_pressed. */
 struct kept *kept_add(struct keep *keep, enum journal_record_kind kind, bool fua,
-                      uint64_t offset_bytes, uint32_t length_bytes, void *data, void *run);
+                      uint64_t offset_bytes, uint32_t length_bytes, void *data);
 /* A command of it goes to the server; it came back with an answer. */
 void kept_sent(struct keep *keep, struct kept *kept);
 void kept_returned(struct keep *keep, struct kept *kept);
-/* All of it is done. `durable`: for good, no flush is needed. The run is the record's from now on.
- */
+/* All of it is done. `durable`: for good, no flush is needed. */
 void kept_done(struct keep *keep, struct kept *kept, bool durable);
-/* Its request has been answered, OKAY. */
-void kept_release(struct keep *keep, struct kept *kept);
-/* The server failed it, or nobody will send it again. The run stays its request's. */
+/* The server failed it, or nobody will send it as a whole again. Twice is fine. */
 void kept_refused(struct keep *keep, struct kept *kept);
+/* A request for so many bytes of it has been answered, or is another record's from now on. With the
+ * last of them its life may end. */
+void kept_release(struct keep *keep, struct kept *kept, uint32_t length_bytes);
 
 /* -- sessions ------------------------------------------------------------------------------ */
 
@@ -126,10 +128,12 @@ bool keep_replay_next(struct keep *keep, struct kept **ret_kept, struct journal_
 
 /* -- after a crash ------------------------------------------------------------------------- */
 
-/* The record whose bytes an unanswered request of the earlier life had sent, held by it from now
- * on; NULL: it had sent none, and *ret_run is where its bytes lie (NULL: not copied yet either). */
-struct kept *keep_adopt(struct keep *keep, const struct journal_entry *entry, void **ret_run);
-/* All requests are adopted: records that belong to none are only ghosts. */
+/* The bytes of an unanswered request of the earlier life are held again. The record that they were
+ * sent by, if any: over, or to be sent again as a whole if all of it is asked for. -EBADMSG: there
+ * are no such bytes. */
+int keep_adopt(struct keep *keep, const struct journal_entry *entry, struct kept **ret_kept);
+/* All requests are adopted, and those of records that are not wholly asked for have let go of them:
+ * what belongs to no request is only a ghost. */
 void keep_adopted(struct keep *keep);
 
 #endif

@@ -27,6 +27,7 @@ struct nbdconn {
     struct list done;  /* completed, not yet handed out */
     uint32_t in_flight;
     uint64_t completions; /* ever: how on_io sees that a reply came */
+    uint64_t reply_bytes; /* ever */
     bool closing;         /* lost() will not run any more */
     bool dead;
     bool loss_told;
@@ -41,6 +42,7 @@ static int on_complete(void *user_data, int *error)
     cmd->error = -*error;
     conn->in_flight--;
     conn->completions++;
+    conn->reply_bytes += cmd->reply_bytes;
     list_remove(&cmd->link);
     list_append(&conn->done, &cmd->link);
     return 1; /* retired: its cookie is never asked for */
@@ -94,13 +96,15 @@ static void unwedge(struct nbdconn *conn)
         notify_read(conn);
 }
 
-/* Reads replies as long as they come: one libnbd call reads at most one. */
+/* Reads replies as long as they come, and it is this connection's turn: one libnbd call reads at
+ * most one. */
 static void read_replies(struct nbdconn *conn)
 {
-    uint64_t before;
+    const uint64_t enough_bytes = conn->reply_bytes + LIMIT_ROUND_BYTES;
 
-    for (int i = 0; i < LIMIT_REPLIES_PER_TURN; i++) {
-        before = conn->completions;
+    for (int i = 0; i < LIMIT_REPLIES_PER_TURN && conn->reply_bytes < enough_bytes; i++) {
+        uint64_t before = conn->completions;
+
         notify_read(conn);
         unwedge(conn);
         if (conn->completions == before || conn->in_flight == 0 ||
@@ -173,9 +177,10 @@ fail:
 }
 
 /* What every command does before and after its libnbd call. */
-static nbd_completion_callback begin(struct nbdconn *conn, struct nbdcmd *cmd)
+static nbd_completion_callback begin(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t reply_bytes)
 {
     cmd->conn = conn;
+    cmd->reply_bytes = reply_bytes;
     cmd->error = -EINPROGRESS;
     cmd->begun = ev_now(conn->loop);
     list_append(&conn->begun, &cmd->link);
@@ -206,7 +211,8 @@ int nbdconn_read(struct nbdconn *conn, struct nbdcmd *cmd, void *buffer, uint32_
     if (conn->dead)
         return -ENOTCONN;
     return began(conn, cmd,
-                 nbd_aio_pread(conn->nbd, buffer, length_bytes, offset_bytes, begin(conn, cmd), 0));
+                 nbd_aio_pread(conn->nbd, buffer, length_bytes, offset_bytes,
+                               begin(conn, cmd, length_bytes), 0));
 }
 
 int nbdconn_write(struct nbdconn *conn, struct nbdcmd *cmd, const void *buffer,
@@ -215,7 +221,7 @@ int nbdconn_write(struct nbdconn *conn, struct nbdcmd *cmd, const void *buffer,
     if (conn->dead)
         return -ENOTCONN;
     return began(conn, cmd,
-                 nbd_aio_pwrite(conn->nbd, buffer, length_bytes, offset_bytes, begin(conn, cmd),
+                 nbd_aio_pwrite(conn->nbd, buffer, length_bytes, offset_bytes, begin(conn, cmd, 0),
                                 fua ? LIBNBD_CMD_FLAG_FUA : 0));
 }
 
@@ -225,14 +231,14 @@ int nbdconn_trim(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t length_bytes
     if (conn->dead)
         return -ENOTCONN;
     return began(conn, cmd,
-                 nbd_aio_trim(conn->nbd, length_bytes, offset_bytes, begin(conn, cmd), 0));
+                 nbd_aio_trim(conn->nbd, length_bytes, offset_bytes, begin(conn, cmd, 0), 0));
 }
 
 int nbdconn_flush(struct nbdconn *conn, struct nbdcmd *cmd)
 {
     if (conn->dead)
         return -ENOTCONN;
-    return began(conn, cmd, nbd_aio_flush(conn->nbd, begin(conn, cmd), 0));
+    return began(conn, cmd, nbd_aio_flush(conn->nbd, begin(conn, cmd, 0), 0));
 }
 
 void nbdconn_deliver(struct nbdconn *conn)

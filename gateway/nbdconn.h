@@ -38,8 +38,9 @@ struct nbdconn;
 struct nbdcmd {
     struct list link; /* private: among those in flight, oldest first, then among those completed */
     struct nbdconn *conn;
-    double begun; /* the loop's time when it was started */
-    int error;    /* at completion: 0 or -errno */
+    double begun;         /* the loop's time when it was started */
+    uint32_t reply_bytes; /* that come with its reply */
+    int error;            /* at completion: 0 or -errno */
 };
 
 struct nbdconn_handler {

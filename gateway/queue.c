@@ -148,10 +148,11 @@ static struct request *make_request(struct queue *queue, uint32_t entry, const u
     blkif_req_decode(queue->place.abi, slot, &request->blkif);
     request->segs = request->blkif.seg;
     request->error = 0;
-    request->buffer = request->descriptors = NULL;
+    request->descriptors = NULL;
+    request->data = NULL;
     request->length_bytes = request->done_bytes = 0;
-    request->chunk_max_bytes = 0;
-    request->flushed = request->copied = request->resting = request->too_long = false;
+    request->plan.planned = request->flushed = request->copied = request->alone = false;
+    request->command = NULL;
     request->kept = NULL;
     return request;
 }

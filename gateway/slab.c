@@ -14,12 +14,12 @@ enum {
     NONE = -1,
 };
 
-/* The first page of a run carries the run's book-keeping; the others' is unused. */
 struct slab_page {
-    int32_t next, prev; /* in the free list of its order */
-    uint8_t order;
+    uint16_t holders;
+    /* Of the first page of a free run of 2^order: */
     bool is_free;
-    bool is_run; /* handed out, first page */
+    uint8_t order;
+    int32_t next, prev; /* in the free list of its order */
 };
 
 struct slab {
@@ -124,18 +124,26 @@ size_t slab_alloc_max(void)
     return (size_t)LIMIT_PAGE_BYTES << TOP;
 }
 
-static unsigned order_of(size_t bytes)
+static uint32_t pages_of(size_t bytes)
+{
+    return (uint32_t)((bytes + LIMIT_PAGE_BYTES - 1) / LIMIT_PAGE_BYTES);
+}
+
+static unsigned order_of(uint32_t pages)
 {
     unsigned order = 0;
 
-    while (((size_t)LIMIT_PAGE_BYTES << order) < bytes)
+    while (1u << order < pages)
         order++;
     return order;
 }
 
-/* Splits the free run `first` of `order` until the run `index` of order `want` is left over. */
-static void hand_out(struct slab *slab, int32_t first, int32_t index, unsigned order, unsigned want)
+/* -- free runs -- */
+
+/* Takes the run `index` of order `want` out of the free run `first`. */
+static void take(struct slab *slab, int32_t first, int32_t index, unsigned want)
 {
+    unsigned order = slab->pages[first].order;
     int32_t half;
 
     free_list_remove(slab, first);
@@ -148,58 +156,13 @@ static void hand_out(struct slab *slab, int32_t first, int32_t index, unsigned o
             free_list_push(slab, first + half, order);
         }
     }
-    slab->pages[index].order = (uint8_t)want;
-    slab->pages[index].is_run = true;
-    slab->used_bytes += (size_t)LIMIT_PAGE_BYTES << want;
 }
 
-void *slab_alloc(struct slab *slab, size_t bytes)
+/* Makes a run of 2^order free, with its neighbours if they are. */
+static void give_back_run(struct slab *slab, int32_t index, unsigned order)
 {
-    unsigned want, order;
-    int32_t index;
+    int32_t buddy;
 
-    if (bytes == 0 || bytes > slab_alloc_max())
-        return NULL;
-    want = order = order_of(bytes);
-    while (order < ORDERS && slab->free_list[order] == NONE)
-        order++;
-    if (order == ORDERS)
-        return NULL;
-    index = slab->free_list[order];
-    hand_out(slab, index, index, order, want);
-    return slab->base + (size_t)index * LIMIT_PAGE_BYTES;
-}
-
-bool slab_claim(struct slab *slab, const void *run, size_t bytes)
-{
-    size_t at_bytes = (size_t)((const uint8_t *)run - slab->base);
-    int32_t index = (int32_t)(at_bytes / LIMIT_PAGE_BYTES), first;
-
-    if (bytes == 0 || bytes > slab_alloc_max() || at_bytes % LIMIT_PAGE_BYTES != 0 ||
-        at_bytes + bytes > slab->end_bytes || index % (1 << order_of(bytes)) != 0)
-        return false;
-    for (unsigned order = order_of(bytes); order < ORDERS; order++) {
-        first = index & ~((1 << order) - 1);
-        if (slab->pages[first].is_free && slab->pages[first].order == order) {
-            hand_out(slab, first, index, order, order_of(bytes));
-            return true;
-        }
-    }
-    return false;
-}
-
-void slab_free(struct slab *slab, void *run)
-{
-    int32_t index, buddy;
-    unsigned order;
-
-    if (!run)
-        return;
-    index = (int32_t)((size_t)((uint8_t *)run - slab->base) / LIMIT_PAGE_BYTES);
-    assert(slab->pages[index].is_run);
-    slab->pages[index].is_run = false;
-    order = slab->pages[index].order;
-    slab->used_bytes -= (size_t)LIMIT_PAGE_BYTES << order;
     for (; order < TOP; order++) {
         buddy = index ^ (int32_t)(1u << order);
         if (!slab->pages[buddy].is_free || slab->pages[buddy].order != order)
@@ -209,6 +172,110 @@ void slab_free(struct slab *slab, void *run)
             index = buddy;
     }
     free_list_push(slab, index, order);
+}
+
+/* Pages index .. end - 1, in as few runs as there are. */
+static void give_back(struct slab *slab, int32_t index, int32_t end)
+{
+    unsigned order;
+
+    for (; index < end; index += (int32_t)(1u << order)) {
+        order = 0;
+        while (order < TOP && index % (int32_t)(2u << order) == 0 &&
+               end - index >= (int32_t)(2u << order))
+            order++;
+        give_back_run(slab, index, order);
+    }
+}
+
+/* -- pages that somebody holds -- */
+
+void *slab_alloc(struct slab *slab, size_t bytes)
+{
+    uint32_t pages = pages_of(bytes);
+    unsigned want = order_of(pages), order = want;
+    int32_t index;
+
+    if (bytes == 0 || bytes > slab_alloc_max())
+        return NULL;
+    while (order < ORDERS && slab->free_list[order] == NONE)
+        order++;
+    if (order == ORDERS)
+        return NULL;
+    index = slab->free_list[order];
+    take(slab, index, index, want);
+    for (uint32_t i = 0; i < pages; i++)
+        slab->pages[(uint32_t)index + i].holders = 1;
+    give_back(slab, index + (int32_t)pages, index + (int32_t)(1u << want));
+    slab->used_bytes += (size_t)pages * LIMIT_PAGE_BYTES;
+    return slab->base + (size_t)index * LIMIT_PAGE_BYTES;
+}
+
+struct span {
+    int32_t index, end; /* of pages */
+};
+
+static struct span span_of(const struct slab *slab, const void *at, size_t bytes)
+{
+    size_t at_bytes = (size_t)((const uint8_t *)at - slab->base);
+
+    return (struct span){(int32_t)(at_bytes / LIMIT_PAGE_BYTES),
+                         (int32_t)pages_of(at_bytes + bytes)};
+}
+
+void slab_hold(struct slab *slab, const void *at, size_t bytes)
+{
+    struct span span = span_of(slab, at, bytes);
+
+    for (int32_t i = span.index; i < span.end; i++) {
+        assert(slab->pages[i].holders > 0 && slab->pages[i].holders < UINT16_MAX);
+        slab->pages[i].holders++;
+    }
+}
+
+void slab_drop(struct slab *slab, const void *at, size_t bytes)
+{
+    struct span span = span_of(slab, at, bytes);
+    int32_t unheld = span.index; /* from there to i */
+
+    for (int32_t i = span.index; i < span.end; i++) {
+        assert(slab->pages[i].holders > 0);
+        if (--slab->pages[i].holders == 0) {
+            slab->used_bytes -= LIMIT_PAGE_BYTES;
+            continue;
+        }
+        give_back(slab, unheld, i);
+        unheld = i + 1;
+    }
+    give_back(slab, unheld, span.end);
+}
+
+static void claim_page(struct slab *slab, int32_t index)
+{
+    int32_t first = index;
+
+    if (slab->pages[index].holders++ > 0)
+        return;
+    for (unsigned order = 0; !slab->pages[first].is_free || slab->pages[first].order != order;) {
+        assert(order < TOP);
+        order++;
+        first = index & ~((1 << order) - 1);
+    }
+    take(slab, first, index, 0);
+    slab->used_bytes += LIMIT_PAGE_BYTES;
+}
+
+bool slab_claim(struct slab *slab, const void *at, size_t bytes)
+{
+    size_t at_bytes = (size_t)((const uint8_t *)at - slab->base);
+    struct span span;
+
+    if (bytes == 0 || bytes > slab->end_bytes || at_bytes > slab->end_bytes - bytes)
+        return false;
+    span = span_of(slab, at, bytes);
+    for (int32_t i = span.index; i < span.end; i++)
+        claim_page(slab, i);
+    return true;
 }
 
 size_t slab_used_bytes(const struct slab *slab)

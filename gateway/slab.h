@@ -1,7 +1,9 @@
 /*
- * slab: page-aligned data buffers, bounded, handed out in power-of-two runs of pages by a buddy
- * allocator whose book-keeping lies outside the pages: a page never used costs no memory. Page
- * alignment is what makes one segment of a frame one grant-copy operation.
+ * slab: page-aligned data buffers, bounded. A buffer begins as a run of pages from a buddy
+ * allocator, whose book-keeping lies outside the pages (a page never used costs no memory); from
+ * then on each page lives for itself, for as long as somebody holds it. So several can have their
+ * parts of one buffer, even of one page, and each lets go of its own. Page alignment is what makes
+ * one segment of a frame one grant-copy operation.
  *
  * The memory is a worker's (slab_create), for the reads of its disks; or a disk's kept file
  * (slab_create_over), which is made larger block by block as it is needed (slab_extend).
@@ -26,18 +28,23 @@ int slab_create_over(void *memory, size_t bytes, struct slab **ret_slab);
 
 /* The next slab_alloc_max() bytes may be given from now on: false if there are no more. */
 bool slab_extend(struct slab *slab);
-
-/* Takes a certain run, of at least `bytes` from `run` on, as slab_alloc gave it in an earlier life
- * of the memory. False: it cannot have been one. */
-bool slab_claim(struct slab *slab, const void *run, size_t bytes);
 void slab_destroy(struct slab *slab); /* NULL is fine */
 
-/* The longest run that slab_alloc can give. */
+/* The longest buffer that slab_alloc can give. */
 size_t slab_alloc_max(void);
 
-/* A page-aligned run of at least `bytes`, its contents whatever they were; NULL if none is free. */
+/* Page-aligned, of at least `bytes`, its contents whatever they were; NULL if there is none. The
+ * caller holds its pages, once. */
 void *slab_alloc(struct slab *slab, size_t bytes);
-void slab_free(struct slab *slab, void *run); /* NULL is fine */
+
+/* Holds the pages under these bytes once more, and lets go of them: a page that nobody holds is
+ * free. */
+void slab_hold(struct slab *slab, const void *at, size_t bytes);
+void slab_drop(struct slab *slab, const void *at, size_t bytes);
+
+/* Holds pages that were held in an earlier life of the memory, whether they are free or not. False:
+ * they are not there. */
+bool slab_claim(struct slab *slab, const void *at, size_t bytes);
 
 size_t slab_used_bytes(const struct slab *slab);
 size_t slab_left_bytes(const struct slab *slab); /* without what slab_extend would bring */

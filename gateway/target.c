@@ -507,6 +507,11 @@ enum target_flush target_flush_kind(const struct target *target)
 
 /* -- commands ------------------------------------------------------------------------------- */
 
+unsigned target_connections(const struct target *target)
+{
+    return target->conn_count;
+}
+
 bool target_has_room(const struct target *target, uint32_t collected)
 {
     return target->up && !target->given_up &&

@@ -77,6 +77,8 @@ void target_close(struct target *target); /* NULL is fine */
 const struct disk_properties *target_properties(const struct target *target);
 enum target_flush target_flush_kind(const struct target *target);
 
+unsigned target_connections(const struct target *target); /* of the session; 0: there is none */
+
 /* May another command be sent after `collected` ones that will be? Those beyond the limit wait with
  * the disk. */
 bool target_has_room(const struct target *target, uint32_t collected);

@@ -65,7 +65,10 @@ static void on_before_sleep(struct ev_loop *loop, struct ev_prepare *prepare, in
     struct worker *worker = prepare->data;
 
     (void)events;
-    for (int i = 0; i < LIMIT_ROUNDS_PER_TURN && !list_empty(&worker->home.active); i++)
+    worker->home.started_bytes = 0;
+    for (int i = 0; i < LIMIT_ROUNDS_PER_TURN && !list_empty(&worker->home.active) &&
+                    worker->home.started_bytes < LIMIT_ROUND_BYTES;
+         i++)
         round_run(worker);
     if (list_empty(&worker->home.active))
         ev_idle_stop(loop, &worker->more_work);

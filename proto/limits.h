@@ -43,19 +43,26 @@ enum limits {
     LIMIT_KEPT_PER_DISK_BYTES = 64 << 20, /* and at most: a replay of it takes a second or two */
 
     /* -- the daemon -------------------------------------------------------------------------- */
-    LIMIT_WORKERS = 64,             /* threads; more than the CPUs of a big dom0 is a mistake */
-    LIMIT_DISKS = 4096,             /* vbds served at once: a dom0's event channels end there */
-    LIMIT_CONNECT_THREADS = 256,    /* connects under way; beyond it they queue (256 KiB stacks) */
-    LIMIT_FENCE_THREADS = 16,       /* hooks that run at once, a process each; others queue */
-    LIMIT_SLAB_BYTES = 64 << 20,    /* data in flight per worker; touched pages only cost memory */
-    LIMIT_PARKED = 16,              /* lost sessions of a disk that may still execute something */
-    LIMIT_PATH_BYTES = 1024,        /* of a file of ours */
-    LIMIT_COMMANDS_IN_FLIGHT = 64,  /* per connection: libnbd searches its list linearly */
-    LIMIT_LOOKAHEAD_REQUESTS = 512, /* to start, of a disk: each is compared with all older ones */
-    LIMIT_ROUNDS_PER_TURN = 8,      /* work rounds before the loop looks at its fds again */
-    LIMIT_EVENTS_PER_TURN = 256,    /* event channels read before the loop turns */
-    LIMIT_REPLIES_PER_TURN = 128,   /* replies of one connection before another one's are read */
-    LIMIT_CONFIG_BYTES = 1 << 20,   /* a config file beyond it is not a config file */
+    LIMIT_WORKERS = 64,            /* threads; more than the CPUs of a big dom0 is a mistake */
+    LIMIT_DISKS = 4096,            /* vbds served at once: a dom0's event channels end there */
+    LIMIT_CONNECT_THREADS = 256,   /* connects under way; beyond it they queue (256 KiB stacks) */
+    LIMIT_FENCE_THREADS = 16,      /* hooks that run at once, a process each; others queue */
+    LIMIT_SLAB_BYTES = 64 << 20,   /* data in flight per worker; touched pages only cost memory */
+    LIMIT_PARKED = 16,             /* lost sessions of a disk that may still execute something */
+    LIMIT_PATH_BYTES = 1024,       /* of a file of ours */
+    LIMIT_COMMANDS_IN_FLIGHT = 64, /* per connection: libnbd searches its list linearly */
+    LIMIT_PLAN_REQUESTS = 512, /* of a disk, the oldest: a step for each that overlaps another */
+    LIMIT_MERGE_BYTES =
+        256 << 10, /* of neighbours in one command: beyond it a byte costs the same */
+    LIMIT_MERGE_ENOUGH_BYTES = 64 << 10, /* more would gain little: no waiting for it */
+    LIMIT_PIPELINE_COMMANDS = 4, /* per connection: with fewer nothing waits for its neighbours */
+    LIMIT_ROUND_BYTES =
+        1 << 20,               /* that a disk starts, or a connection replies, before others of the
+                                  worker have their turn: some 300 us of copying and sending */
+    LIMIT_ROUNDS_PER_TURN = 8, /* work rounds before the loop looks at its fds again */
+    LIMIT_EVENTS_PER_TURN = 256,  /* event channels read before the loop turns */
+    LIMIT_REPLIES_PER_TURN = 128, /* replies of one connection before another one's are read */
+    LIMIT_CONFIG_BYTES = 1 << 20, /* a config file beyond it is not a config file */
     LIMIT_CONFIG_LINE_BYTES = 16 << 10, /* LIMIT_EXPORT_NAME_BYTES percent-encoded, and a socket */
 
     /* -- what a configuration may ask for ---------------------------------------------------- */

@@ -33,8 +33,8 @@ check_directions() {
     only 'xenstore.h' 'gateway/(xs|cli/nodes).c'
     only 'ini.h' 'gateway/config.c'
     only 'ev.h' 'gateway/((mailbox|evtchn|nbdconn|target|disk|worker|backend|vbd|vbd_act|xs).c|(disk|vbd)_private.h|parked.h)'
-    only 'gateway/(queue|target|traits|parked|nbdconn|grants|evtchn|slab|keep|request).h' \
-        'gateway/(queue|target|traits|parked|nbdconn|grants|evtchn|slab|keep|request|disk[a-z_]*|worker|main)\.[ch]'
+    only 'gateway/(queue|target|traits|parked|nbdconn|grants|evtchn|slab|keep|request|command).h' \
+        'gateway/(queue|target|traits|parked|nbdconn|grants|evtchn|slab|keep|request|command|disk[a-z_]*|worker|main)\.[ch]'
     only 'gateway/program.h' 'gateway/(program|fence)\.[ch]'
     only 'gateway/(vbd|xs).h' 'gateway/(vbd[a-z_]*|xs|backend)\.[ch]'
     only 'gateway/backend.h' 'gateway/(backend|main)\.[ch]'

@@ -155,9 +155,9 @@ daemon_kill() {
     DAEMON_PID=
 }
 steps stop, crash and start
-guest --disk one --domid 401 --seconds 16 --flush-every 40 --kind vbd >"$DIR/guest1.out" 2>&1 &
+guest --disk one --domid 401 --seconds 22 --flush-every 40 --kind vbd >"$DIR/guest1.out" 2>&1 &
 guest1=$!
-guest --disk two --domid 402 --seconds 16 --abi x86_32 --mix rw70 >"$DIR/guest2.out" 2>&1 &
+guest --disk two --domid 402 --seconds 22 --abi x86_32 --mix rw70 >"$DIR/guest2.out" 2>&1 &
 guest2=$!
 wait_for 10 b_state_is vbd 401 4 || fail "guest 401 does not connect"
 wait_for 10 b_state_is qdisk 402 4 || fail "guest 402 does not connect"

@@ -82,9 +82,10 @@ static bool attach(struct unit *unit, const char *params, unsigned index, unsign
     return attach_queues(unit, params, index, order, 1);
 }
 
+/* None beside another: each is a command of its own. */
 static void ask(struct unit *unit, uint8_t op, unsigned pages)
 {
-    struct front_request req = {.op = op, .sector = unit->asked % 128 * 8};
+    struct front_request req = {.op = op, .sector = unit->asked % 64 * 16};
 
     for (; op != OP_FLUSH && req.nr_segments < pages; req.nr_segments++)
         req.segments[req.nr_segments] =

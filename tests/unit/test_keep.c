@@ -219,7 +219,7 @@ static void a_floor_for_each_and_a_budget_for_all(void **state)
     other = make_at(other_path);
     assert_int_equal(take_all(one, runs, 64), 4);
     assert_int_equal(take_all(other, others, 64), 1); /* its own; the rest is the first's */
-    keep_free(one, runs[3]);
+    keep_drop(one, runs[3], BLOCK);
     assert_null(keep_alloc(other, 1)); /* what a file has it keeps ... */
     keep_remove(one);                  /* ... as long as it is there */
     assert_int_equal(take_all(other, others + 1, 63), 3);
@@ -308,9 +308,9 @@ static struct kept *add(struct keep *keep, uint64_t offset_bytes, uint32_t lengt
     struct kept *kept;
 
     assert_non_null(run);
-    kept = kept_add(keep, JOURNAL_WRITE, false, offset_bytes, length_bytes, run, run);
+    kept = kept_add(keep, JOURNAL_WRITE, false, offset_bytes, length_bytes, run);
     assert_non_null(kept);
-    return kept;
+    return kept; /* both its request and its record hold the bytes */
 }
 
 static struct kept *send(struct keep *keep, uint64_t offset_bytes, uint32_t length_bytes)
@@ -321,11 +321,19 @@ static struct kept *send(struct keep *keep, uint64_t offset_bytes, uint32_t leng
     return kept;
 }
 
+/* Its request, the only one, is answered. */
+static void release(struct keep *keep, struct kept *kept)
+{
+    if (kept->kind == JOURNAL_WRITE)
+        keep_drop(keep, kept->data, kept->length_bytes);
+    kept_release(keep, kept, kept->length_bytes);
+}
+
 static void answered(struct keep *keep, struct kept *kept)
 {
     kept_returned(keep, kept);
     kept_done(keep, kept, false);
-    kept_release(keep, kept);
+    release(keep, kept);
 }
 
 static enum journal_record_state in_file(struct keep *keep, uint32_t number)
@@ -333,6 +341,14 @@ static enum journal_record_state in_file(struct keep *keep, uint32_t number)
     struct journal_record record;
 
     return journal_record(keep_journal(keep), number, &record) ? record.state : JOURNAL_FREE;
+}
+
+static struct kept *adopt(struct keep *keep, const struct journal_entry *entry)
+{
+    struct kept *kept = NULL;
+
+    assert_int_equal(keep_adopt(keep, entry, &kept), 0);
+    return kept;
 }
 
 /* Out of memory, out of records, or soon to be: a flush is due, if it would help. */
@@ -362,7 +378,7 @@ static void pressed_in_time(void **state)
     assert_true(keep_is_pressed(keep));
     keep_flushed(keep, keep_flush_mark(keep));
     assert_false(keep_is_pressed(keep));
-    keep_free(keep, keep_alloc(keep, BLOCK)); /* nothing was lost on the way */
+    keep_drop(keep, keep_alloc(keep, BLOCK), BLOCK); /* nothing was lost on the way */
     keep_set_budget(BLOCK);
     kept[0] = send(keep, 0, 262144 * 7);
     answered(keep, kept[0]);
@@ -377,19 +393,20 @@ static void records_end_too(void **state)
 
     (void)state;
     for (uint32_t i = 0; i < LIMIT_RECORDS_PER_DISK; i++) {
-        kept = kept_add(keep, JOURNAL_TRIM, false, i * 4096, 4096, NULL, NULL);
+        kept = kept_add(keep, JOURNAL_TRIM, false, i * 4096, 4096, NULL);
         assert_non_null(kept);
         first = first ? first : kept;
         kept_sent(keep, kept);
         answered(keep, kept);
         assert_int_equal(keep_is_pressed(keep), i >= LIMIT_RECORDS_PER_DISK / 2);
     }
-    assert_null(kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL, NULL));
+    assert_null(kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL));
     assert_true(keep_is_pressed(keep));
     keep_flushed(keep, first->done_mark); /* one comes back, and that is all */
-    assert_non_null(kept = kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL, NULL));
-    assert_null(kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL, NULL));
+    assert_non_null(kept = kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL));
+    assert_null(kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL));
     kept_refused(keep, kept);
+    release(keep, kept);
     keep_flushed(keep, keep_flush_mark(keep));
     assert_true(keep_is_flushed(keep));
     assert_int_equal(journal_records_left(keep_journal(keep)), LIMIT_RECORDS_PER_DISK);
@@ -431,7 +448,7 @@ static void a_flush_before_the_answer(void **state)
 {
     struct keep *keep = make();
     struct kept *kept = send(keep, 0, BLOCK);
-    void *run = kept->run;
+    void *data = kept->data;
     uint32_t number = kept->number;
 
     (void)state;
@@ -442,10 +459,10 @@ static void a_flush_before_the_answer(void **state)
     assert_true(keep_is_flushed(keep));
     assert_int_not_equal(in_file(keep, number), JOURNAL_FREE); /* its entry has not been answered */
     assert_null(keep_alloc(keep, 1));
-    kept_release(keep, kept);
+    release(keep, kept);
     assert_int_equal(in_file(keep, number), JOURNAL_FREE);
-    assert_ptr_equal(keep_alloc(keep, BLOCK), run);
-    keep_free(keep, run);
+    assert_ptr_equal(keep_alloc(keep, BLOCK), data);
+    keep_drop(keep, data, BLOCK);
 
     kept = send(keep, 0, BLOCK); /* and with a ghost, which needs the range alone */
     number = kept->number;
@@ -456,8 +473,9 @@ static void a_flush_before_the_answer(void **state)
     keep_flushed(keep, keep_flush_mark(keep));
     assert_int_equal(in_file(keep, number), JOURNAL_GHOST);
     assert_null(keep_alloc(keep, 1));
-    kept_release(keep, kept);
-    assert_ptr_equal(keep_alloc(keep, BLOCK), run);
+    keep_drop(keep, data, BLOCK);
+    kept_release(keep, kept, BLOCK);
+    assert_ptr_equal(keep_alloc(keep, BLOCK), data);
     assert_int_equal(keep_ghosts(keep), 1);
     keep_remove(keep);
 }
@@ -472,8 +490,37 @@ static void what_is_durable_at_once_needs_no_flush(void **state)
     kept_returned(keep, kept);
     kept_done(keep, kept, true);
     assert_true(keep_is_flushed(keep));
-    kept_release(keep, kept);
+    release(keep, kept);
     assert_int_equal(in_file(keep, number), JOURNAL_FREE);
+    keep_remove(keep);
+}
+
+/* A record of several requests lives until the last of them is answered; their bytes, even of one
+ * page, each as long as its own request. */
+static void one_record_of_several_requests(void **state)
+{
+    struct keep *keep = make();
+    uint8_t *data = keep_alloc(keep, 3 * 1024);
+    struct kept *kept;
+    uint32_t number;
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++)
+        keep_hold(keep, data + i * 1024, 1024);
+    keep_drop(keep, data, 3 * 1024);
+    kept = kept_add(keep, JOURNAL_WRITE, true, 4096, 3 * 1024, data);
+    number = kept->number;
+    kept_sent(keep, kept);
+    kept_returned(keep, kept);
+    kept_done(keep, kept, true);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_not_equal(in_file(keep, number), JOURNAL_FREE);
+        keep_drop(keep, data + i * 1024, 1024);
+        kept_release(keep, kept, 1024);
+    }
+    assert_int_equal(in_file(keep, number), JOURNAL_FREE);
+    for (unsigned i = 0; i < LIMIT_KEPT_FLOOR_BYTES / BLOCK; i++)
+        assert_non_null(keep_alloc(keep, BLOCK)); /* nothing is held any more */
     keep_remove(keep);
 }
 
@@ -521,6 +568,7 @@ static void a_ghost_is_in_the_way_until_all_its_sessions_are_over(void **state)
     assert_int_equal(in_file(keep, number), JOURNAL_FREE);
     assert_int_equal(keep_ghosts(keep) + keep_parked(keep), 0);
     kept_refused(keep, alone);
+    release(keep, alone);
     assert_int_equal(journal_records_left(keep_journal(keep)), LIMIT_RECORDS_PER_DISK);
     keep_remove(keep);
 }
@@ -542,8 +590,8 @@ static void what_was_answered_in_its_session_is_no_ghost(void **state)
 static void a_trim_may_pass_a_ghost_that_trims(void **state)
 {
     struct keep *keep = make();
-    struct kept *trim = kept_add(keep, JOURNAL_TRIM, false, 0, 65536, NULL, NULL);
-    struct kept *zeroes = kept_add(keep, JOURNAL_ZEROES, false, 65536, 65536, NULL, NULL);
+    struct kept *trim = kept_add(keep, JOURNAL_TRIM, false, 0, 65536, NULL);
+    struct kept *zeroes = kept_add(keep, JOURNAL_ZEROES, false, 65536, 65536, NULL);
 
     (void)state;
     kept_sent(keep, trim);
@@ -560,28 +608,29 @@ static void refused_with_ghosts_and_without(void **state)
 {
     struct keep *keep = make();
     struct kept *kept = send(keep, 0, BLOCK);
-    void *run = kept->run;
+    void *data = kept->data;
     uint32_t number = kept->number;
 
     (void)state;
     keep_set_budget(0);
     kept_returned(keep, kept);
     kept_refused(keep, kept);
+    release(keep, kept);
     assert_int_equal(in_file(keep, number), JOURNAL_FREE);
-    assert_null(keep_alloc(keep, 1));
-    keep_free(keep, run); /* it stayed the request's */
     kept = send(keep, 0, BLOCK);
+    assert_ptr_equal(kept->data, data);
     number = kept->number;
     keep_lost(keep, 1);
     kept_sent(keep, kept);
     kept_returned(keep, kept);
-    run = kept->run;
     kept_refused(keep, kept);
-    keep_free(keep, run);
+    assert_null(keep_alloc(keep, 1)); /* the bytes are the request's yet: it may try others' way */
+    keep_drop(keep, data, BLOCK);
+    kept_release(keep, kept, BLOCK);
     assert_int_equal(in_file(keep, number), JOURNAL_GHOST);
     assert_false(may_write(keep, 0, 512));
     assert_true(keep_is_flushed(keep));
-    assert_ptr_equal(keep_alloc(keep, BLOCK), run); /* a ghost needs no bytes */
+    assert_ptr_equal(keep_alloc(keep, BLOCK), data); /* a ghost needs no bytes */
     keep_fenced(keep, 1);
     assert_int_equal(in_file(keep, number), JOURNAL_FREE);
     assert_int_equal(keep_ghosts(keep), 0);
@@ -602,7 +651,7 @@ static void the_end_of_a_ghost_leaves_what_is_not_flushed(void **state)
     kept_done(keep, kept, false);
     keep_fenced(keep, 1);
     assert_int_equal(in_file(keep, number), JOURNAL_DONE);
-    kept_release(keep, kept);
+    release(keep, kept);
     assert_int_equal(in_file(keep, number), JOURNAL_DONE);
     assert_non_null(kept->data);
     keep_flushed(keep, keep_flush_mark(keep));
@@ -669,9 +718,8 @@ static void a_crash_leaves_what_it_found(void **state)
     uint8_t *copied = keep_alloc(keep, 4096);
     struct journal_entry of_sent = entry_of(keep, sent->data, 4096);
     struct journal_entry of_done = entry_of(keep, done->data, 4096);
-    struct journal_entry of_copied = entry_of(keep, copied, 4096), of_nothing = {0};
+    struct journal_entry of_copied = entry_of(keep, copied, 4096);
     uint32_t orphan_number = orphan->number, out_number = out->number;
-    void *run, *again;
 
     (void)state;
     memset(done->data, 0xd0, 4096);
@@ -691,27 +739,25 @@ static void a_crash_leaves_what_it_found(void **state)
     assert_int_equal(keep_ghosts(keep), 3); /* two sent, and the replay */
     assert_true(may_write(keep, 16384, 4096));
 
-    sent = keep_adopt(keep, &of_sent, &run);
+    sent = adopt(keep, &of_sent);
     assert_non_null(sent);
     assert_int_equal(sent->offset_bytes, 0);
+    assert_int_equal(sent->asked_bytes, 4096);
     assert_false(sent->over);
-    done = keep_adopt(keep, &of_done, &run);
+    done = adopt(keep, &of_done);
     assert_non_null(done);
     assert_true(done->over); /* to be answered, not sent */
     assert_int_equal(*done->data, 0xd0);
-    assert_null(keep_adopt(keep, &of_copied, &run));
-    assert_non_null(run);
-    assert_int_equal(*(uint8_t *)run, 0xc0);
-    again = run;
-    assert_null(keep_adopt(keep, &of_nothing, &run));
-    assert_null(run);
+    assert_null(adopt(keep, &of_copied)); /* to be sent, for the first time */
+    copied = journal_data(keep_journal(keep), of_copied.data_at_bytes);
+    assert_int_equal(*(uint8_t *)copied, 0xc0);
     keep_adopted(keep);
     assert_int_equal(in_file(keep, orphan_number), JOURNAL_GHOST);
     assert_int_equal(in_file(keep, out_number), JOURNAL_DONE_OUT);
 
     /* And all of it comes to its end. */
-    keep_free(keep, again);
-    kept_release(keep, done);
+    keep_drop(keep, copied, 4096);
+    release(keep, done);
     kept_sent(keep, sent);
     answered(keep, sent);
     keep_flushed(keep, keep_flush_mark(keep));
@@ -724,7 +770,6 @@ static void a_crash_leaves_what_it_found(void **state)
     keep_remove(keep);
 }
 
-/* Sent in chunks, or copied where its first segment lies in its frame: found by any byte of it. */
 static struct keep *crash_with(struct keep *keep, uint32_t fence_time_ms)
 {
     keep_close(keep);
@@ -738,7 +783,7 @@ static struct keep *crash_with(struct keep *keep, uint32_t fence_time_ms)
 static void a_ghosts_time_goes_on_over_crashes(void **state)
 {
     struct keep *keep = make();
-    struct kept *kept = kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL, NULL);
+    struct kept *kept = kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL);
 
     (void)state;
     kept_sent(keep, kept);
@@ -750,39 +795,68 @@ static void a_ghosts_time_goes_on_over_crashes(void **state)
     keep = crash_with(keep, 0); /* since the first crash, it is */
     assert_int_equal(keep_ghosts(keep), 0);
 
-    kept = kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL, NULL);
+    kept = kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL);
     kept_sent(keep, kept);
     kept_returned(keep, kept);
     kept_done(keep, kept, false);
-    kept_release(keep, kept);
+    release(keep, kept);
     kept_sent(keep, kept); /* a replay: at a server once more */
     keep = crash_with(keep, 0);
     assert_int_equal(keep_ghosts(keep), 1);
     keep_remove(keep);
 }
 
+/* Sent in chunks, or copied where its first segment lies in its frame: found by any byte of it. */
 static void a_request_is_found_by_where_its_bytes_lie(void **state)
 {
     struct keep *keep = make();
     uint8_t *run = keep_alloc(keep, 20000);
-    struct kept *kept = kept_add(keep, JOURNAL_WRITE, true, 1536, 16384, run + 1536, run);
+    struct kept *kept = kept_add(keep, JOURNAL_WRITE, true, 1536, 16384, run + 1536);
     struct journal_entry entry = entry_of(keep, run + 1536, 16384);
     struct journal_entry outside = {.data_at_bytes = LIMIT_KEPT_PER_DISK_BYTES - 4096,
                                     .length_bytes = 4096};
-    void *found;
+    struct journal_entry beyond = entry_of(keep, run + 1536 + 512, 16384);
 
     (void)state;
     kept_sent(keep, kept);
     memset(run + 1536, 0x77, 16384);
     keep = crash(keep);
-    kept = keep_adopt(keep, &entry, &found);
+    kept = adopt(keep, &entry);
     assert_non_null(kept);
-    assert_ptr_equal((uint8_t *)kept->run + 1536, kept->data);
     for (unsigned i = 0; i < 16384; i++)
         assert_int_equal(kept->data[i], 0x77);
-    assert_null(keep_adopt(keep, &outside, &found)); /* memory that was never there */
-    assert_null(found);
+    /* Memory that was never there; more than its record. */
+    assert_int_equal(keep_adopt(keep, &outside, &kept), -EBADMSG);
+    assert_int_equal(keep_adopt(keep, &beyond, &kept), -EBADMSG);
     keep_remove(keep);
+}
+
+/* Sent together once: found as one by each of them, and to be sent as one only if all are there. */
+static void requests_of_one_record_are_found_together(void **state)
+{
+    for (unsigned missing = 0; missing < 4; missing++) { /* 3: none */
+        struct keep *keep = make();
+        uint8_t *data = keep_alloc(keep, 3 * 1536);
+        struct kept *kept = kept_add(keep, JOURNAL_WRITE, true, 0, 3 * 1536, data);
+        struct journal_entry entries[3];
+        uint32_t number = kept->number;
+
+        (void)state;
+        for (unsigned i = 0; i < 3; i++)
+            entries[i] = entry_of(keep, data + i * 1536, 1536);
+        kept_sent(keep, kept);
+        keep = crash(keep);
+        for (unsigned i = 0; i < 3; i++)
+            assert_true(i == missing || (kept = adopt(keep, &entries[i])) != NULL);
+        assert_int_equal(kept->number, number);
+        assert_int_equal(kept->asked_bytes == kept->length_bytes, missing == 3);
+        for (unsigned i = 0; i < 3 && missing < 3; i++)
+            if (i != missing)
+                kept_release(keep, kept, 1536);
+        keep_adopted(keep);
+        assert_int_equal(in_file(keep, number), missing < 3 ? JOURNAL_GHOST : JOURNAL_SENT);
+        keep_remove(keep);
+    }
 }
 
 /* -- a disk's whole use of it, at random ----------------------------------------------------- */
@@ -801,26 +875,26 @@ enum life { UNUSED, WAITING, SENT, REPLIED };
 struct request {
     enum life life;
     uint64_t age;
-    bool trim, failed;
+    bool trim, failed, alone;
     uint32_t entry, at, count, into, version;
     struct kept *kept;
-    void *run;
+    struct list kept_link;
     uint8_t *data;
 };
 
 /* At the server, or in a socket on the way there. */
 struct command {
     bool used, trim;
-    uint32_t parked;    /* the bit of its lost session; 0: of this one */
-    struct kept *kept;  /* this session's */
-    struct request *of; /* NULL: a replay's */
+    uint32_t parked;   /* the bit of its lost session; 0: of this one */
+    struct kept *kept; /* this session's */
+    bool replay;       /* else it is of kept->requests */
     uint32_t at, count, values[SECTORS];
 };
 
 static struct world {
     struct keep *keep;
     struct journal_queue queue;
-    uint32_t rsp_prod, req_prod, versions, places;
+    uint32_t rsp_prod, req_prod, versions, places, next_at;
     uint64_t ages;
     bool up, replaying, flushing;
     uint64_t flush_mark;
@@ -829,7 +903,7 @@ static struct world {
     uint32_t cache[SECTORS], disk[SECTORS]; /* the server's */
     uint32_t promised[SECTORS];
     bool unknown[SECTORS]; /* a write of it was answered ERROR */
-    unsigned losses, crashes, ghosts, waits;
+    unsigned losses, crashes, ghosts, waits, merged, splits;
 } w;
 
 static unsigned dice(unsigned sides)
@@ -871,18 +945,36 @@ static void write_slot(uint8_t *slot, const struct request *request)
         slot[24 + 8 * i + 4] = slot[24 + 8 * i + 5] = (uint8_t)(i == 0 ? request->into : 0);
 }
 
-static void copy_in(struct request *request)
+static uint32_t bytes_of(const struct request *request)
 {
-    uint32_t into = request->into * LIMIT_SECTOR_BYTES;
-    uint32_t bytes = request->count * LIMIT_SECTOR_BYTES;
+    return request->count * LIMIT_SECTOR_BYTES;
+}
 
-    request->run = keep_alloc(w.keep, into + bytes);
-    if (!request->run)
-        return;
-    request->data = (uint8_t *)request->run + into;
-    for (uint32_t i = 0; i < bytes; i += sizeof request->version)
-        memcpy(request->data + i, &request->version, sizeof request->version);
-    journal_copied(&w.queue, request->entry, keep_data_at(w.keep, request->data), bytes);
+/* The bytes of requests side by side, in one piece; each holds its own part. */
+static bool copy_in(struct request *const group[], unsigned count)
+{
+    uint32_t into = group[0]->into * LIMIT_SECTOR_BYTES, bytes = into;
+    uint8_t *run, *data;
+
+    for (unsigned i = 0; i < count; i++)
+        bytes += bytes_of(group[i]);
+    run = keep_alloc(w.keep, bytes);
+    if (!run)
+        return false;
+    data = run + into;
+    for (unsigned i = 0; i < count; i++) {
+        struct request *request = group[i];
+
+        request->data = data;
+        data += bytes_of(request);
+        keep_hold(w.keep, request->data, bytes_of(request));
+        for (uint32_t at = 0; at < bytes_of(request); at += sizeof request->version)
+            memcpy(request->data + at, &request->version, sizeof request->version);
+        journal_copied(&w.queue, request->entry, keep_data_at(w.keep, request->data),
+                       bytes_of(request));
+    }
+    keep_drop(w.keep, run, bytes);
+    return true;
 }
 
 static void take(void)
@@ -896,8 +988,9 @@ static void take(void)
         return;
     *request = (struct request){
         .life = WAITING, .age = ++w.ages, .trim = dice(10) == 0, .version = ++w.versions};
-    request->at = dice(SECTORS);
+    request->at = dice(3) ? w.next_at % SECTORS : dice(SECTORS);
     request->count = 1 + dice(SECTORS - request->at < 11 ? SECTORS - request->at : 11);
+    w.next_at = request->at + request->count;
     request->into = dice(8);
     if (request->trim)
         request->version = 0;
@@ -926,13 +1019,13 @@ static bool may_start(const struct request *request)
     return true;
 }
 
-static struct command *new_command(struct kept *kept, struct request *of)
+static struct command *new_command(struct kept *kept, bool replay)
 {
     struct command *command = w.commands;
 
     while (command->used)
         assert_true(++command < w.commands + COMMANDS);
-    *command = (struct command){.used = true, .kept = kept, .of = of};
+    *command = (struct command){.used = true, .kept = kept, .replay = replay};
     return command;
 }
 
@@ -960,33 +1053,79 @@ static void load_values(struct command *command, const uint8_t *data)
     }
 }
 
+/* All that were sent together once; or `request` and what waits beside it. 0: not now. */
+static unsigned gather(struct request *request, struct request *group[])
+{
+    unsigned count = 0;
+    uint32_t end = request->at + request->count;
+
+    if (request->kept) {
+        list_each (node, &request->kept->requests) {
+            group[count] = container_of(node, struct request, kept_link);
+            if (!may_start(group[count++]))
+                return 0;
+        }
+        return count;
+    }
+    group[count++] = request;
+    if (request->trim || request->alone || request->data || !may_start(request))
+        return may_start(request) ? count : 0;
+    for (struct request *other = w.requests; other < w.requests + SLOTS; other++) {
+        if (other->life == WAITING && other->at == end && !other->trim && !other->alone &&
+            !other->data && may_start(other)) {
+            group[count++] = other;
+            end += other->count;
+            other = w.requests - 1;
+        }
+    }
+    return count;
+}
+
+static bool have_record(struct request *const group[], unsigned count)
+{
+    struct kept *kept;
+    uint32_t bytes = 0;
+
+    if (group[0]->kept)
+        return true;
+    for (unsigned i = 0; i < count; i++)
+        bytes += bytes_of(group[i]);
+    kept = kept_add(w.keep, group[0]->trim ? JOURNAL_TRIM : JOURNAL_WRITE, false,
+                    group[0]->at * LIMIT_SECTOR_BYTES, bytes, group[0]->data);
+    for (unsigned i = 0; kept && i < count; i++) {
+        group[i]->kept = kept;
+        list_append(&kept->requests, &group[i]->kept_link);
+    }
+    return kept != NULL;
+}
+
 static void start(struct request *request)
 {
+    struct request *group[SLOTS];
     struct command *command;
+    unsigned count, at = 0;
 
-    if (!w.up || w.replaying || !room_for_command() || !may_start(request))
+    if (request->life != WAITING || !w.up || w.replaying || !room_for_command())
         return;
-    if (!request->trim && !request->run)
-        copy_in(request);
-    if (!request->trim && !request->run)
+    count = gather(request, group);
+    if (count == 0 || (!request->trim && !group[0]->data && !copy_in(group, count)))
         return;
-    if (!request->kept)
-        request->kept =
-            kept_add(w.keep, request->trim ? JOURNAL_TRIM : JOURNAL_WRITE, false,
-                     request->at * LIMIT_SECTOR_BYTES, request->count * LIMIT_SECTOR_BYTES,
-                     request->trim ? NULL : request->data, request->trim ? NULL : request->run);
-    if (!request->kept)
+    if (!have_record(group, count))
         return;
+    w.merged += count > 1;
     kept_sent(w.keep, request->kept);
-    request->life = SENT;
-    command = new_command(request->kept, request);
+    command = new_command(request->kept, false);
     command->trim = request->trim;
-    command->at = request->at;
-    command->count = request->count;
-    if (!request->trim) {
-        load_values(command, request->data);
-        assert_int_equal(command->values[0], request->version);
+    command->at = group[0]->at;
+    for (unsigned i = 0; i < count; i++) {
+        group[i]->life = SENT;
+        command->count += group[i]->count;
     }
+    if (request->trim)
+        return;
+    load_values(command, group[0]->data);
+    for (unsigned i = 0; i < count; at += group[i++]->count)
+        assert_int_equal(command->values[at], group[i]->version);
 }
 
 static void execute(struct command *command)
@@ -995,24 +1134,50 @@ static void execute(struct command *command)
         w.cache[command->at + i] = command->values[i];
 }
 
-static void replied(struct request *request, bool failed)
+static void leave_record(struct request *request)
 {
-    request->life = REPLIED;
-    request->failed = failed;
-    if (!failed)
-        kept_done(w.keep, request->kept, false);
+    list_remove(&request->kept_link);
+    kept_release(w.keep, request->kept, bytes_of(request));
+    request->kept = NULL;
+}
+
+/* One of them is bad, nobody knows which: each is tried alone. */
+static void split(struct kept *kept)
+{
+    kept_refused(w.keep, kept);
+    list_each_safe (node, &kept->requests) {
+        struct request *request = container_of(node, struct request, kept_link);
+
+        request->life = WAITING;
+        request->alone = true;
+        leave_record(request);
+    }
+    w.splits++;
 }
 
 static void server_answers(struct command *command)
 {
-    bool fails = command->of && dice(40) == 0;
+    struct kept *kept = command->kept;
+    bool fails = !command->replay && dice(40) == 0;
 
     if (!fails || dice(2))
         execute(command);
-    kept_returned(w.keep, command->kept);
-    if (command->of)
-        replied(command->of, fails);
+    kept_returned(w.keep, kept);
     command->used = false;
+    if (command->replay)
+        return;
+    if (fails && kept->requests.next != kept->requests.prev) {
+        split(kept);
+        return;
+    }
+    if (!fails)
+        kept_done(w.keep, kept, false);
+    list_each (node, &kept->requests) {
+        struct request *request = container_of(node, struct request, kept_link);
+
+        request->life = REPLIED;
+        request->failed = fails;
+    }
 }
 
 static void answer(struct request *request)
@@ -1025,12 +1190,11 @@ static void answer(struct request *request)
         w.unknown[i] = request->failed;
         w.promised[i] = request->version;
     }
-    if (request->failed) {
+    if (request->failed)
         kept_refused(w.keep, request->kept);
-        keep_free(w.keep, request->run);
-    } else {
-        kept_release(w.keep, request->kept);
-    }
+    leave_record(request);
+    if (request->data)
+        keep_drop(w.keep, request->data, bytes_of(request));
     request->life = UNUSED;
 }
 
@@ -1052,9 +1216,9 @@ static void part(uint32_t bit)
         if (!command->used || command->parked)
             continue;
         command->parked = bit;
-        if (command->of)
-            command->of->life = WAITING;
-        command->of = NULL;
+        if (!command->replay)
+            list_each (node, &command->kept->requests)
+                container_of(node, struct request, kept_link)->life = WAITING;
         command->kept = NULL;
     }
     if (dice(2))
@@ -1097,7 +1261,7 @@ static void connect_again(void)
     w.up = w.replaying = true;
     keep_replay_begin(w.keep);
     while (keep_replay_next(w.keep, &kept, &piece)) {
-        struct command *command = new_command(kept, NULL);
+        struct command *command = new_command(kept, true);
 
         command->trim = kept->kind == JOURNAL_TRIM;
         command->at = (uint32_t)(piece.offset_bytes / LIMIT_SECTOR_BYTES);
@@ -1106,6 +1270,17 @@ static void connect_again(void)
         if (!command->trim)
             load_values(command, journal_data(keep_journal(w.keep), piece.data_at_bytes));
     }
+}
+
+/* By place, whatever the order in which they were taken. */
+static void join_record(struct request *request)
+{
+    struct list *at = &request->kept->requests;
+
+    while (at->prev != &request->kept->requests &&
+           container_of(at->prev, struct request, kept_link)->at > request->at)
+        at = at->prev;
+    list_append(at, &request->kept_link);
 }
 
 static void readopt(uint32_t number)
@@ -1129,11 +1304,10 @@ static void readopt(uint32_t number)
                                 .version = (uint32_t)req.id};
     if (entry.length_bytes == 0)
         return;
-    request->kept = keep_adopt(w.keep, &entry, &request->run);
-    if (request->kept)
-        request->run = request->kept->run;
     request->data = journal_data(keep_journal(w.keep), entry.data_at_bytes);
-    assert_non_null(request->run);
+    request->kept = adopt(w.keep, &entry);
+    if (request->kept)
+        join_record(request);
     if (request->kept && request->kept->over)
         request->life = REPLIED;
 }
@@ -1154,6 +1328,9 @@ static void crash_and_come_back(void)
     assert_int_equal(count, w.req_prod - w.rsp_prod);
     for (uint32_t i = 0; i < count; i++)
         readopt(order[i]);
+    for (const struct request *request = w.requests; request < w.requests + SLOTS; request++)
+        assert_true(request->life != WAITING || !request->kept ||
+                    request->kept->asked_bytes == request->kept->length_bytes);
     keep_adopted(w.keep);
     w.crashes++;
 }
@@ -1218,7 +1395,7 @@ static void step_requests(void)
     if (dice(2))
         take();
     for (struct request *request = w.requests; request < w.requests + SLOTS; request++) {
-        if (request->life == WAITING)
+        if (request->life == WAITING && dice(3) == 0)
             start(request);
         else if (request->life == REPLIED && dice(2))
             answer(request);
@@ -1247,7 +1424,7 @@ static void finish(void)
 
 static void nothing_answered_is_lost_whatever_goes(void **state)
 {
-    unsigned losses = 0, crashes = 0, ghosts = 0, waits = 0;
+    unsigned losses = 0, crashes = 0, ghosts = 0, waits = 0, merged = 0, splits = 0;
 
     (void)state;
     for (unsigned seed = 1; seed <= 8; seed++) {
@@ -1270,11 +1447,15 @@ static void nothing_answered_is_lost_whatever_goes(void **state)
         finish();
         keep_remove(w.keep);
         losses += w.losses, crashes += w.crashes, waits += w.waits;
+        merged += w.merged, splits += w.splits;
         ghosts = w.ghosts > ghosts ? w.ghosts : ghosts;
     }
-    printf("keep: %u sessions lost, %u crashes, up to %u ghosts, in the way %u times\n", losses,
-           crashes, ghosts, waits);
+    printf(
+        "keep: %u sessions lost, %u crashes, up to %u ghosts, in the way %u times, %u commands of "
+        "several requests, %u of them split\n",
+        losses, crashes, ghosts, waits, merged, splits);
     assert_true(losses > 200 && crashes > 50 && ghosts > 10 && waits > 1000);
+    assert_true(merged > 1000 && splits > 20);
 }
 
 /* -- where ------------------------------------------------------------------------------------ */
@@ -1315,6 +1496,7 @@ int main(void)
         cmocka_unit_test_setup(a_flush_covers_what_was_done_before_it, setup),
         cmocka_unit_test_setup(a_flush_before_the_answer, setup),
         cmocka_unit_test_setup(what_is_durable_at_once_needs_no_flush, setup),
+        cmocka_unit_test_setup(one_record_of_several_requests, setup),
         cmocka_unit_test_setup(a_ghost_is_in_the_way_until_all_its_sessions_are_over, setup),
         cmocka_unit_test_setup(what_was_answered_in_its_session_is_no_ghost, setup),
         cmocka_unit_test_setup(a_trim_may_pass_a_ghost_that_trims, setup),
@@ -1324,6 +1506,7 @@ int main(void)
         cmocka_unit_test_setup(a_crash_leaves_what_it_found, setup),
         cmocka_unit_test_setup(a_ghosts_time_goes_on_over_crashes, setup),
         cmocka_unit_test_setup(a_request_is_found_by_where_its_bytes_lie, setup),
+        cmocka_unit_test_setup(requests_of_one_record_are_found_together, setup),
         cmocka_unit_test_setup(nothing_answered_is_lost_whatever_goes, setup),
     };
 

@@ -24,7 +24,6 @@ static void refuses_bad_sizes(void **state)
     assert_int_equal(slab_create(ARENA_BYTES, &slab), 0);
     assert_null(slab_alloc(slab, 0));
     assert_null(slab_alloc(slab, slab_alloc_max() + 1));
-    slab_free(slab, NULL);
     slab_destroy(slab);
     slab_destroy(NULL);
 }
@@ -42,26 +41,26 @@ static void gives_all_of_it_and_then_null(void **state)
             assert_non_null(run[count] = slab_alloc(slab, 1));
         assert_null(slab_alloc(slab, 1));
         while (count > 0)
-            slab_free(slab, run[--count]);
+            slab_drop(slab, run[--count], 1);
         assert_int_equal(slab_used_bytes(slab), 0);
     }
     /* Freed pages grew together again. */
     assert_non_null(run[0] = slab_alloc(slab, slab_alloc_max()));
     assert_non_null(run[1] = slab_alloc(slab, slab_alloc_max()));
-    slab_free(slab, run[0]);
-    slab_free(slab, run[1]);
+    slab_drop(slab, run[0], slab_alloc_max());
+    slab_drop(slab, run[1], slab_alloc_max());
     slab_destroy(slab);
 }
 
 struct run {
     uint8_t *at;
-    size_t bytes;
+    size_t bytes, marked_bytes;
     uint8_t mark;
 };
 
 static void check_marked(const struct run *run)
 {
-    for (size_t i = 0; i < run->bytes; i++)
+    for (size_t i = 0; i < run->marked_bytes; i++)
         assert_int_equal(run->at[i], run->mark);
 }
 
@@ -80,7 +79,7 @@ static void runs_never_overlap(void **state)
         if (run->at) {
             if (step % 64 == 0)
                 check_marked(run);
-            slab_free(slab, run->at);
+            slab_drop(slab, run->at, run->bytes);
             run->at = NULL;
             continue;
         }
@@ -92,15 +91,15 @@ static void runs_never_overlap(void **state)
         }
         assert_int_equal((uintptr_t)run->at % LIMIT_PAGE_BYTES, 0);
         run->mark = (uint8_t)rand();
-        memset(run->at, run->mark, step % 64 ? 1 : run->bytes);
-        if (step % 64)
-            run->bytes = 1;
+        run->marked_bytes = step % 64 ? 1 : run->bytes;
+        memset(run->at, run->mark, run->marked_bytes);
     }
     assert_true(refused > 0); /* else the arena was never full, and the test shows little */
     for (int i = 0; i < RUNS; i++) {
-        if (runs[i].at)
-            check_marked(&runs[i]);
-        slab_free(slab, runs[i].at);
+        if (!runs[i].at)
+            continue;
+        check_marked(&runs[i]);
+        slab_drop(slab, runs[i].at, runs[i].bytes);
     }
     assert_int_equal(slab_used_bytes(slab), 0);
     slab_destroy(slab);
@@ -141,6 +140,33 @@ static void grows_block_by_block(void **state)
     assert_int_not_equal(slab_create_over(arena, slab_alloc_max() / 2, &slab), 0);
 }
 
+/* What a buffer does not need of its run is others', and each page goes when its last holder does.
+ */
+static void pages_live_for_themselves(void **state)
+{
+    enum { PAGE = LIMIT_PAGE_BYTES };
+    struct slab *slab = over_arena(1);
+    uint8_t *five = slab_alloc(slab, 4 * PAGE + 1), *run;
+
+    (void)state;
+    assert_int_equal(slab_used_bytes(slab), 5 * PAGE);
+    for (unsigned i = 0; i < 3; i++) /* the rest of its eight pages */
+        assert_true((run = slab_alloc(slab, PAGE)) >= five + 5 * PAGE && run < five + 8 * PAGE);
+    slab_hold(slab, five + PAGE - 512, 1024); /* a little of two pages */
+    slab_hold(slab, five + PAGE, 512);        /* and another of one of them */
+    slab_drop(slab, five, 4 * PAGE + 1);
+    assert_int_equal(slab_used_bytes(slab), 5 * PAGE); /* three others', and two */
+    slab_drop(slab, five + PAGE - 512, 1024);
+    assert_int_equal(slab_used_bytes(slab), 4 * PAGE);
+    assert_ptr_equal(slab_alloc(slab, 1), five);
+    slab_drop(slab, five + PAGE, 512);
+    slab_drop(slab, five, PAGE);
+    slab_drop(slab, five + 5 * PAGE, 3 * PAGE); /* several buffers' at once */
+    assert_int_equal(slab_used_bytes(slab), 0);
+    assert_ptr_equal(slab_alloc(slab, slab_alloc_max()), arena);
+    slab_destroy(slab);
+}
+
 static void claims_what_was_given_before(void **state)
 {
     struct slab *slab = over_arena(1);
@@ -149,30 +175,29 @@ static void claims_what_was_given_before(void **state)
     (void)state;
     assert_false(slab_claim(slab, arena, 0));
     assert_false(slab_claim(slab, arena, slab_alloc_max() + 1));
-    assert_false(slab_claim(slab, arena + 512, 512));               /* not a page */
-    assert_false(slab_claim(slab, arena + LIMIT_PAGE_BYTES, 5000)); /* two pages lie at even */
-    assert_false(slab_claim(slab, arena + slab_alloc_max(), 1));    /* not there yet */
+    assert_false(slab_claim(slab, arena + slab_alloc_max(), 1)); /* not there yet */
     assert_false(slab_claim(slab, arena + slab_alloc_max() - 4096, 8192));
+    assert_false(slab_claim(slab, arena - 4096, 4096));
     assert_int_equal(slab_used_bytes(slab), 0);
-    assert_true(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES, 1));
-    assert_false(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES, 1)); /* another has it */
-    assert_false(slab_claim(slab, arena, 4 * LIMIT_PAGE_BYTES));     /* has a part of it */
-    assert_true(slab_claim(slab, arena, 2 * LIMIT_PAGE_BYTES));
+    assert_true(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES + 512, 512));
+    assert_true(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES + 1024, 512)); /* of the same page */
+    assert_true(slab_claim(slab, arena + LIMIT_PAGE_BYTES - 512, 1024));
     assert_int_equal(slab_used_bytes(slab), 3 * LIMIT_PAGE_BYTES);
     /* What is left goes to others, and comes back as from anybody. */
     assert_non_null(run = slab_alloc(slab, 1));
     assert_ptr_equal(run, arena + 2 * LIMIT_PAGE_BYTES);
     assert_null(slab_alloc(slab, slab_alloc_max()));
-    slab_free(slab, arena + 3 * LIMIT_PAGE_BYTES);
-    slab_free(slab, run);
-    slab_free(slab, arena);
+    slab_drop(slab, arena + 3 * LIMIT_PAGE_BYTES + 512, 512);
+    slab_drop(slab, run, 1);
+    slab_drop(slab, arena, 2 * LIMIT_PAGE_BYTES);
+    assert_int_equal(slab_used_bytes(slab), LIMIT_PAGE_BYTES);
+    slab_drop(slab, arena + 3 * LIMIT_PAGE_BYTES + 1024, 512);
     assert_ptr_equal(run = slab_alloc(slab, slab_alloc_max()), arena);
-    slab_free(slab, run);
     slab_destroy(slab);
 }
 
 /* Whatever one life had given, the next one claims all of it, in any order, and gives the rest. */
-static void a_next_life_has_the_same_runs(void **state)
+static void a_next_life_has_the_same_pages(void **state)
 {
     struct run runs[RUNS] = {0};
     struct slab *slab = over_arena(2), *next;
@@ -184,7 +209,8 @@ static void a_next_life_has_the_same_runs(void **state)
     for (int step = 0; step < STEPS / 10; step++) {
         struct run *run = &runs[rand() % RUNS];
 
-        slab_free(slab, run->at);
+        if (run->at)
+            slab_drop(slab, run->at, run->bytes);
         run->bytes = 1 + (size_t)rand() % (rand() % 8 ? 20000 : 300000);
         run->at = slab_alloc(slab, run->bytes);
     }
@@ -201,11 +227,12 @@ static void a_next_life_has_the_same_runs(void **state)
     for (unsigned i = 0; i < count; i++)
         assert_true(slab_claim(next, runs[i].at, runs[i].bytes));
     assert_int_equal(slab_used_bytes(next), used);
-    for (unsigned i = 0; i < count; i++)
-        assert_false(slab_claim(next, runs[i].at, 1));
     while (slab_alloc(next, 1))
         used += LIMIT_PAGE_BYTES;
     assert_int_equal(used, ARENA_BYTES);
+    for (unsigned i = 0; i < count; i++)
+        slab_drop(next, runs[i].at, runs[i].bytes);
+    assert_true(slab_used_bytes(next) < ARENA_BYTES);
     slab_destroy(next);
 }
 
@@ -216,8 +243,9 @@ int main(void)
         cmocka_unit_test(gives_all_of_it_and_then_null),
         cmocka_unit_test(runs_never_overlap),
         cmocka_unit_test(grows_block_by_block),
+        cmocka_unit_test(pages_live_for_themselves),
         cmocka_unit_test(claims_what_was_given_before),
-        cmocka_unit_test(a_next_life_has_the_same_runs),
+        cmocka_unit_test(a_next_life_has_the_same_pages),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
