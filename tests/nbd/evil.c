@@ -22,8 +22,11 @@
  *      shutdown=N      replies ESHUTDOWN
  * Faults of one kind of command:
  *      read-eio, write-eio, write-enospc, flush-eio   every such command fails
- *      too-long=N      commands of more than N bytes fail with EINVAL, as do reads and writes of
- *                      more than max-block; says "too long: N bytes" on stderr for each
+ *      bad-sector=N    reads and writes that touch sector N fail with EIO, a write after its data
+ * up to there; several may be named too-long=N      commands of more than N bytes fail with EINVAL,
+ * as do reads and writes of more than max-block; says "too long: N bytes" on stderr for each
+ *
+ * And no fault: tell, says each command on stderr, as "read SECTOR SECTORS" (write, trim).
  *
  * Connections are served by threads over one image. It ends with its parent, or by SIGTERM.
  */
@@ -50,7 +53,9 @@ static uint8_t *image;
 static uint64_t size = 1 << 20;
 static uint32_t min_block, max_block, too_long = UINT32_MAX;
 static bool no_flush, no_fua, readonly, silent, greets, no_export, trim, multi_conn;
-static bool read_eio, write_eio, write_enospc, flush_eio;
+static bool read_eio, write_eio, write_enospc, flush_eio, tell;
+static uint64_t bad_sectors[4];
+static unsigned bad_sector_count;
 
 enum fault { CLOSE, END, HALF, TEAR, STALL, MAGIC, COOKIE, TWICE, SHUTDOWN, FAULTS };
 static const char *const fault_names[FAULTS] = {"close", "eof",    "half",  "tear",    "stall",
@@ -75,12 +80,37 @@ static bool fault_now(enum fault fault, uint64_t command)
     return fault_at[fault] != 0 && command >= fault_at[fault];
 }
 
+/* How much of a range lies before the first bad sector in it. */
+static uint32_t good_bytes(uint64_t offset, uint32_t length)
+{
+    uint64_t good = length;
+
+    for (unsigned i = 0; i < bad_sector_count; i++) {
+        uint64_t at = bad_sectors[i] * 512;
+
+        if (at < offset + good && at + 512 > offset)
+            good = at > offset ? at - offset : 0;
+    }
+    return (uint32_t)good;
+}
+
+static void tell_command(const struct wire_request *request)
+{
+    static const char *const names[] = {"read", "write", "disc", "flush", "trim"};
+    uint16_t type = ntohs(request->type);
+
+    if (tell && type < sizeof names / sizeof *names)
+        fprintf(stderr, "%s %" PRIu64 " %" PRIu32 "\n", names[type], be64toh(request->offset) / 512,
+                ntohl(request->length) / 512);
+}
+
 /* What a faithful server would answer, in the protocol's error numbers. */
 static uint32_t execute(const struct wire_request *request, uint8_t *data)
 {
     uint32_t length = ntohl(request->length);
     uint64_t offset = be64toh(request->offset);
 
+    tell_command(request);
     if (length > too_long ||
         (max_block && length > max_block && ntohs(request->type) != CMD_TRIM)) {
         fprintf(stderr, "too long: %" PRIu32 " bytes\n", length);
@@ -95,6 +125,8 @@ static uint32_t execute(const struct wire_request *request, uint8_t *data)
     case CMD_READ:
         if (read_eio || offset > size || length > size - offset)
             return EIO;
+        if (good_bytes(offset, length) < length)
+            return EIO;
         memcpy(data, image + offset, length);
         return 0;
     case CMD_WRITE:
@@ -102,8 +134,8 @@ static uint32_t execute(const struct wire_request *request, uint8_t *data)
             return ENOSPC;
         if (write_eio || readonly || offset > size || length > size - offset)
             return EIO;
-        memcpy(image + offset, data, length);
-        return 0;
+        memcpy(image + offset, data, good_bytes(offset, length));
+        return good_bytes(offset, length) < length ? EIO : 0;
     case CMD_FLUSH: return flush_eio ? EIO : 0;
     default: return EINVAL;
     }
@@ -193,12 +225,19 @@ static void set_fault(const char *text)
     static const struct {
         const char *name;
         bool *flag;
-    } flags[] = {{"no-flush", &no_flush},   {"no-fua", &no_fua},
-                 {"readonly", &readonly},   {"silent", &silent},
-                 {"read-eio", &read_eio},   {"write-eio", &write_eio},
-                 {"no-export", &no_export}, {"write-enospc", &write_enospc},
-                 {"flush-eio", &flush_eio}, {"trim", &trim},
-                 {"greets", &greets},       {"multi-conn", &multi_conn}};
+    } flags[] = {{"no-flush", &no_flush},
+                 {"no-fua", &no_fua},
+                 {"readonly", &readonly},
+                 {"silent", &silent},
+                 {"read-eio", &read_eio},
+                 {"write-eio", &write_eio},
+                 {"no-export", &no_export},
+                 {"write-enospc", &write_enospc},
+                 {"flush-eio", &flush_eio},
+                 {"trim", &trim},
+                 {"greets", &greets},
+                 {"multi-conn", &multi_conn},
+                 {"tell", &tell}};
     const char *equals = strchr(text, '=');
     size_t length = equals ? (size_t)(equals - text) : strlen(text);
     uint64_t number = equals ? strtoull(equals + 1, NULL, 10) : 1;
@@ -221,6 +260,9 @@ static void set_fault(const char *text)
         max_block = (uint32_t)number;
     else if (strncmp(text, "too-long=", 9) == 0)
         too_long = (uint32_t)number;
+    else if (strncmp(text, "bad-sector=", 11) == 0 &&
+             bad_sector_count < sizeof bad_sectors / sizeof *bad_sectors)
+        bad_sectors[bad_sector_count++] = number;
     else
         usage();
 }

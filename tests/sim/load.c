@@ -155,6 +155,18 @@ static bool next_reread(struct load *load, struct io *io)
     return next_pages(load, io, OP_READ, indirect_half(load));
 }
 
+/* Anywhere; every other time right behind the last one that was placed, so that neighbours meet. */
+static void choose_place(struct load *load, struct io *io)
+{
+    uint64_t places = load->options.model_sectors - io->nr_sectors + 1;
+
+    if (load_below(load, 2) && load->end_of_last < places)
+        io->req.sector = load->end_of_last;
+    else
+        io->req.sector = load_random(load) % places;
+    load->end_of_last = io->req.sector + io->nr_sectors;
+}
+
 /* Any scatter list: frames repeat and come in any order, parts of them too. */
 static void scatter(struct load *load, struct io *io, unsigned nr, bool small)
 {
@@ -170,7 +182,7 @@ static void scatter(struct load *load, struct io *io, unsigned nr, bool small)
         segment_add(io, load_below(load, frames), first, last);
     }
     io->nr_frames = frames; /* some may be granted and not named */
-    io->req.sector = load_random(load) % (load->options.model_sectors - io->nr_sectors + 1);
+    choose_place(load, io);
 }
 
 /* Mostly what a file system sends; also as few as a direct request has, and as many as are offered.
@@ -192,8 +204,9 @@ static void choose(struct load *load, struct io *io)
         [MIX_RANDOM] = 50, [MIX_SCATTER] = 50, [MIX_RW70] = 70, [MIX_READ4K] = 100};
     enum load_mix mix = load->options.mix;
 
-    io_clear(io, load->front->readonly || load_below(load, 100) < percent_read[mix] ? OP_READ
-                                                                                    : OP_WRITE);
+    if (load_below(load, 2)) /* else as the last one: alike, neighbours may be merged */
+        load->writes = !load->front->readonly && load_below(load, 100) >= percent_read[mix];
+    io_clear(io, load->writes ? OP_WRITE : OP_READ);
     if (mix == MIX_RW70 || mix == MIX_READ4K || mix == MIX_WRITE4K) {
         segment_add(io, 0, 0, PAGE_SECTORS - 1);
         io->req.sector =

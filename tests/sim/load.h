@@ -49,7 +49,8 @@ struct load {
     struct load_options options;
     uint8_t *model;     /* what each sector of the region holds */
     uint8_t *knowledge; /* of each sector: enum knowledge */
-    uint64_t rng, cursor;
+    uint64_t rng, cursor, end_of_last;
+    bool writes; /* the last of a mixture did */
     unsigned in_flight, since_flush, since_discard, frames_each, nr_junk;
     struct io *ios;
     bool grown;
