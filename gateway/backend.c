@@ -211,18 +211,31 @@ static int host_claim(struct vbd_host *host, const struct vbd *vbd,
     return ret;
 }
 
+static unsigned least_loaded(const struct backend *backend)
+{
+    unsigned best = 0, best_load = worker_load(backend->workers[0]), load;
+
+    for (unsigned i = 1; i < backend->worker_count; i++) {
+        load = worker_load(backend->workers[i]);
+        if (load >= best_load)
+            continue;
+        best = i;
+        best_load = load;
+    }
+    return best;
+}
+
+/* For its whole life: disks do not move. */
 static int host_place(struct vbd_host *host, struct disklink *link)
 {
     struct backend *backend = (struct backend *)host;
     int wanted = disklink_spec(link)->config->worker;
-    struct worker *best = backend->workers[0];
+    unsigned index = wanted >= 0 && (unsigned)wanted < backend->worker_count
+                         ? (unsigned)wanted
+                         : least_loaded(backend);
 
-    if (wanted >= 0 && (unsigned)wanted < backend->worker_count)
-        return worker_place_disk(backend->workers[wanted], link);
-    for (unsigned i = 1; i < backend->worker_count; i++)
-        if (worker_disks(backend->workers[i]) < worker_disks(best))
-            best = backend->workers[i];
-    return worker_place_disk(best, link);
+    log_debug(disklink_spec(link)->name, "placed on worker %u", index);
+    return worker_place_disk(backend->workers[index], link);
 }
 
 /* -- events: they only mark and note ------------------------------------------------------- */

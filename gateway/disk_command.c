@@ -524,13 +524,11 @@ static void failed(struct disk *disk, struct command *command, int error)
 
     if (error == -ENOTCONN) { /* still out: a ghost, when the loss is told */
         dissolve(disk, command);
-        disk_activate(disk);
         return;
     }
     returned(disk, command);
     if (error == -ESHUTDOWN) { /* the server is leaving: as good as gone */
         dissolve(disk, command);
-        disk_activate(disk);
         target_give_up_session(disk->target, "it is shutting down");
     } else if (may_be_too_long(command, error)) {
         command->too_long |= error != -ENOMEM; /* which it may have again for the next one */
@@ -562,6 +560,7 @@ void disk_command_completed(struct disk *disk, struct command *command, int erro
 {
     bool trim = command->op == BLKIF_DISCARD;
 
+    disk_activate(disk); /* whatever comes of it: what is sent now is sent off in the next round */
     if (error != 0) {
         failed(disk, command, error);
         return;

@@ -14,7 +14,10 @@
 
 #include "proto/limits.h"
 
-enum { ABORT_STEPS = 1000 }; /* one is enough in practice; a bound on a loop over a library */
+enum {
+    ABORT_STEPS = 1000, /* one is enough in practice; a bound on a loop over a library */
+    CORKED_FROM = 3,    /* a cork is two system calls: so many packets it must save */
+};
 
 struct nbdconn {
     struct nbd_handle *nbd;
@@ -26,6 +29,9 @@ struct nbdconn {
     struct list begun; /* in flight, oldest first */
     struct list done;  /* completed, not yet handed out */
     uint32_t in_flight;
+    bool is_tcp;
+    bool corked;
+    uint32_t batch;       /* commands started since the last deliver */
     uint64_t completions; /* ever: how on_io sees that a reply came */
     uint64_t reply_bytes; /* ever */
     bool closing;         /* lost() will not run any more */
@@ -130,19 +136,43 @@ static void on_io(struct ev_loop *loop, struct ev_io *io, int events)
 }
 
 /* A dead peer must not look like a slow one for ever; libnbd sets none of these. */
-static void keep_alive(int fd)
+static bool keep_alive(int fd)
 {
     const int on = 1, idle_s = 10, interval_s = 5, count = 3;
     const unsigned unacknowledged_ms = LIMIT_UNACKNOWLEDGED_MS;
 
-    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0)
-        return;
-    /* These fail on unix sockets, which need none of them. */
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    /* On unix sockets, which need none of them, these fail. */
+    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0 ||
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s) < 0)
+        return false;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged_ms,
                      sizeof unacknowledged_ms);
+    return true;
+}
+
+/* libnbd sends each command as it is started: a packet each, and on a busy machine a wakeup of the
+ * server each. From the third of a batch on they leave together, at the deliver that ends it. */
+static void cork(struct nbdconn *conn, bool on)
+{
+    const int value = on;
+
+    conn->corked = on;
+    (void)setsockopt(conn->fd, IPPROTO_TCP, TCP_CORK, &value, sizeof value);
+}
+
+static void batch_add(struct nbdconn *conn)
+{
+    if (++conn->batch == CORKED_FROM && conn->is_tcp)
+        cork(conn, true);
+}
+
+static void batch_end(struct nbdconn *conn)
+{
+    conn->batch = 0;
+    if (conn->corked)
+        cork(conn, false);
 }
 
 int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
@@ -158,7 +188,7 @@ int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
         err = -errno;
         goto fail;
     }
-    keep_alive(conn->fd);
+    conn->is_tcp = keep_alive(conn->fd);
     conn->nbd = nbd;
     conn->loop = loop;
     conn->handler = handler;
@@ -185,6 +215,7 @@ static nbd_completion_callback begin(struct nbdconn *conn, struct nbdcmd *cmd, u
     cmd->begun = ev_now(conn->loop);
     list_append(&conn->begun, &cmd->link);
     conn->in_flight++;
+    batch_add(conn);
     return (nbd_completion_callback){.callback = on_complete, .user_data = cmd};
 }
 
@@ -247,6 +278,7 @@ void nbdconn_deliver(struct nbdconn *conn)
 
     while ((node = list_pop(&conn->done)))
         conn->handler->completed(conn->arg, container_of(node, struct nbdcmd, link));
+    batch_end(conn);
     if (conn->dead && !conn->loss_told && !conn->closing) {
         conn->loss_told = true;
         conn->handler->lost(conn->arg,

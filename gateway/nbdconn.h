@@ -61,7 +61,8 @@ int nbdconn_trim(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t length_bytes
                  uint64_t offset_bytes);
 int nbdconn_flush(struct nbdconn *conn, struct nbdcmd *cmd);
 
-/* Hands out completions and the loss, if any. May be called at any time but from a handler. */
+/* Hands out completions and the loss, if any, and sends off what was started: to be called after
+ * it. At any time but from a handler. */
 void nbdconn_deliver(struct nbdconn *conn);
 
 uint32_t nbdconn_in_flight(const struct nbdconn *conn);

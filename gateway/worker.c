@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "gateway/disk.h"
 #include "gateway/evtchn.h"
@@ -16,6 +17,11 @@
 #include "gateway/slab.h"
 #include "proto/limits.h"
 
+enum {
+    SECOND_NS = 1000000000,
+    DISK_PERMILLE = 5, /* a disk that is idle now, for all that is known */
+};
+
 struct worker {
     struct disk_home home;
     pthread_t thread;
@@ -23,6 +29,10 @@ struct worker {
     struct ev_prepare before_sleep;
     struct ev_idle more_work; /* active: the loop must not sleep */
     atomic_uint disks;
+    /* Of who places disks: what the worker had used when it was last asked. */
+    clockid_t cpu_clock;
+    uint64_t asked_ns, asked_cpu_ns;
+    unsigned busy_permille;
     struct mailbox_item stop;
     /* Disks placed by other threads and not yet moved in. */
     pthread_mutex_t placed_lock;
@@ -152,6 +162,15 @@ static void worker_free(struct worker *worker)
     free(worker);
 }
 
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+
+    return clock_gettime(clock, &now) == 0
+               ? (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec
+               : 0;
+}
+
 int worker_create(unsigned index, struct worker **ret_worker)
 {
     struct worker *worker = calloc(1, sizeof *worker);
@@ -194,6 +213,8 @@ int worker_start(unsigned index, struct worker **ret_worker)
         return err;
     }
     worker->thread_runs = true;
+    pthread_getcpuclockid(worker->thread, &worker->cpu_clock);
+    worker->asked_ns = clock_ns(CLOCK_MONOTONIC);
     *ret_worker = worker;
     return 0;
 }
@@ -213,9 +234,18 @@ int worker_place_disk(struct worker *worker, struct disklink *link)
     return 0;
 }
 
-unsigned worker_disks(const struct worker *worker)
+unsigned worker_load(struct worker *worker)
 {
-    return atomic_load(&worker->disks);
+    uint64_t now_ns = clock_ns(CLOCK_MONOTONIC), cpu_ns;
+
+    if (now_ns - worker->asked_ns >= SECOND_NS) {
+        cpu_ns = clock_ns(worker->cpu_clock);
+        worker->busy_permille =
+            (unsigned)((cpu_ns - worker->asked_cpu_ns) * 1000 / (now_ns - worker->asked_ns));
+        worker->asked_ns = now_ns;
+        worker->asked_cpu_ns = cpu_ns;
+    }
+    return worker->busy_permille + atomic_load(&worker->disks) * DISK_PERMILLE;
 }
 
 void worker_stop(struct worker *worker)

@@ -7,7 +7,7 @@
  * requests from all signalled rings, copy out all write data by one grant-copy call, send, copy in
  * all read data by one call, answer, push and notify once per ring.
  *
- * Other threads may only call worker_place_disk, worker_disks and worker_stop.
+ * Other threads may only call worker_place_disk, worker_load and worker_stop.
  */
 #ifndef BLKGATE_GATEWAY_WORKER_H
 #define BLKGATE_GATEWAY_WORKER_H
@@ -28,8 +28,10 @@ void worker_turn(struct worker *worker);
 /* Hands a link (its spec and first order set) to the worker, which makes a disk of it. */
 int worker_place_disk(struct worker *worker, struct disklink *link);
 
-/* Disks placed and not yet ended: what "least loaded" goes by. */
-unsigned worker_disks(const struct worker *worker);
+/* What "least loaded" goes by, for one thread that places disks: the permille of a CPU that it used
+ * since it was last asked (a second at least), and a little for each disk, so that those that are
+ * not busy yet are spread, too. */
+unsigned worker_load(struct worker *worker);
 
 /* Ends the thread; every disk must have ENDED. NULL is fine. */
 void worker_stop(struct worker *worker);

@@ -179,7 +179,7 @@ int worker_place_disk(struct worker *w, struct disklink *link)
     return ret;
 }
 
-unsigned worker_disks(const struct worker *worker)
+unsigned worker_load(struct worker *worker)
 {
     (void)worker;
     return 0;
