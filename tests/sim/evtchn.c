@@ -6,6 +6,7 @@
  * error, and notifying one is ENOTCONN. A notification to a closed peer is dropped in silence.
  */
 #include "simclient.h"
+#include "simcost.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -141,6 +142,7 @@ int xenevtchn_notify(xenevtchn_handle *xce, evtchn_port_t port)
         sim_one_syscall();
         return fail(ENOTCONN);
     }
+    sim_cost_notify();
     sim_raise_peer(xce->conn, slot);
     return 0;
 }
@@ -167,7 +169,7 @@ int xenevtchn_unmask(xenevtchn_handle *xce, evtchn_port_t port)
     sim_count(&xce->conn->shared->stats.unmasks, 1);
     if (slot == 0)
         sim_one_syscall();
-    else
-        sim_event_unmask(xce->conn, slot);
+    else if (sim_event_unmask(xce->conn, slot))
+        sim_cost_notify();
     return 0;
 }

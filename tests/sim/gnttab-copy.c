@@ -15,6 +15,7 @@
  * told to them instead: the local buffer.
  */
 #include "gnttab.h"
+#include "simcost.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -102,6 +103,7 @@ static void batch_run(struct sim_conn *conn, struct batch *batch)
 
     if (batch->used == 0)
         return;
+    sim_cost_batch();
     atomic_fetch_add(&handle->copying, 1);
     for (op = batch->ops; op < batch->ops + batch->used; op++) {
         status = op_run(conn, op);

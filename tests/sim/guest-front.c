@@ -308,15 +308,18 @@ uint32_t front_room(const struct front_queue *queue)
     return queue->size - (queue->req_prod - queue->rsp_cons);
 }
 
-/* The index of the shadow is in the low bits, as Linux's ids are; the rest makes ids unique. */
+/* The index of the shadow is in the low bits, as Linux's ids are; the rest makes ids unique. It is
+ * looked for in turn, so that mostly the first that is looked at is free. */
 uint64_t front_next_id(struct front *front, unsigned index)
 {
     struct front_queue *queue = &front->queues[index];
-    uint32_t i;
+    uint32_t i, tries;
 
-    for (i = 0; i < queue->size; i++)
+    for (tries = 0; tries < queue->size; tries++) {
+        i = (uint32_t)(queue->sequence + tries) & (queue->size - 1);
         if (!queue->shadow[i].used)
             return ++queue->sequence << 16 | (uint64_t)index << 12 | i;
+    }
     return UINT64_MAX;
 }
 

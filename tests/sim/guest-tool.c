@@ -11,10 +11,12 @@
 
 #define POLL_NS 2000000
 
-static void paths_set(struct tool_disk *disk)
+void tool_adopt(struct tool_disk *disk)
 {
     uint32_t domid = disk->guest->domid;
 
+    if (!disk->vdev)
+        disk->vdev = "xvda";
     snprintf(disk->backend, sizeof(disk->backend), "/local/domain/%u/backend/%s/%u/%u",
              disk->backend_domid, disk->kind, domid, disk->devid);
     snprintf(disk->frontend, sizeof(disk->frontend), "/local/domain/%u/device/vbd/%u", domid,
@@ -82,9 +84,7 @@ int tool_attach(struct tool_disk *disk)
     xs_transaction_t t;
     int err;
 
-    if (!disk->vdev)
-        disk->vdev = "xvda";
-    paths_set(disk);
+    tool_adopt(disk);
     do {
         t = xs_transaction_start(g->xs);
         err = dir_make(disk, t, disk->libxl, 0, 0);

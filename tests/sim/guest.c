@@ -381,19 +381,28 @@ static uint32_t slot_of_port(struct guest *guest, uint32_t number)
     return 0;
 }
 
+static bool event_take(struct guest *guest, uint32_t *ret_slot)
+{
+    uint32_t port;
+
+    if (sim_event_next(guest->conn, &port))
+        return false;
+    *ret_slot = slot_of_port(guest, port);
+    if (*ret_slot)
+        sim_event_unmask(guest->conn, *ret_slot);
+    return true;
+}
+
 bool guest_wait_slots(struct guest *guest, int timeout_ms, void (*came)(void *arg, uint32_t slot),
                       void *arg)
 {
     struct pollfd fd = {.fd = guest->conn->event_fd, .events = POLLIN};
     bool any = false;
-    uint32_t port, slot;
+    uint32_t slot;
 
     if (poll(&fd, 1, timeout_ms) <= 0)
         return false;
-    while (sim_event_next(guest->conn, &port) == 0) {
-        slot = slot_of_port(guest, port);
-        if (slot)
-            sim_event_unmask(guest->conn, slot);
+    while (event_take(guest, &slot)) {
         if (slot && came)
             came(arg, slot);
         any = true;
@@ -404,4 +413,16 @@ bool guest_wait_slots(struct guest *guest, int timeout_ms, void (*came)(void *ar
 bool guest_wait(struct guest *guest, int timeout_ms)
 {
     return guest_wait_slots(guest, timeout_ms, NULL, NULL);
+}
+
+int guest_event_fd(const struct guest *guest)
+{
+    return guest->conn->event_fd;
+}
+
+bool guest_event_take(struct guest *guest)
+{
+    uint32_t slot;
+
+    return event_take(guest, &slot);
 }

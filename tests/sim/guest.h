@@ -68,6 +68,9 @@ bool guest_wait(struct guest *guest, int timeout_ms); /* for any event; false: n
 /* The same, and says of each event whose it is. */
 bool guest_wait_slots(struct guest *guest, int timeout_ms, void (*came)(void *arg, uint32_t slot),
                       void *arg);
+/* For who waits for many guests at once: readable while events wait, and takes one of them. */
+int guest_event_fd(const struct guest *guest);
+bool guest_event_take(struct guest *guest);
 int64_t guest_clock_ms(void);
 
 /* xenstore. A missing or junk node reads as `absent`. */
@@ -94,6 +97,7 @@ struct tool_disk {
 };
 
 int tool_attach(struct tool_disk *disk);
+void tool_adopt(struct tool_disk *disk); /* instead, where the backend itself makes the nodes */
 int tool_hotplug_done(struct tool_disk *disk); /* what a block script writes in the end */
 int tool_hotplug_run(struct tool_disk *disk, const char *action); /* runs disk->script */
 int tool_unplug(struct tool_disk *disk);                          /* asks: online 0, state 5 */

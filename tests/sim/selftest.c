@@ -15,6 +15,8 @@
 #include <xengnttab.h>
 
 #define DOMID        7u
+#define BATCH_US     400
+#define NOTIFY_US    300
 #define CHECK(thing) check((thing), #thing, __LINE__)
 
 static unsigned nr_failed;
@@ -161,15 +163,60 @@ static void death_is_noticed(struct guest *guest, xengnttab_handle *tab)
     xs_close(xs);
 }
 
+static int64_t clock_us(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* 17 operations are two hypercalls. */
+static void costs_are_spent(struct guest *guest, xengnttab_handle *tab)
+{
+    static uint8_t buffer[17][GUEST_PAGE] __attribute__((aligned(GUEST_PAGE)));
+    uint32_t ref = guest_grant(guest, guest_frames_alloc(guest, 1), 0, true), port, slot;
+    xenevtchn_handle *xce = xenevtchn_open(NULL, 0);
+    xengnttab_grant_copy_segment_t segs[17] = {0};
+    xenevtchn_port_or_error_t local;
+    int64_t start_us;
+    unsigned i;
+
+    for (i = 0; i < 17; i++) {
+        segs[i].flags = GNTCOPY_source_gref;
+        segs[i].len = GUEST_PAGE;
+        segs[i].source.foreign.ref = ref;
+        segs[i].source.foreign.domid = DOMID;
+        segs[i].dest.virt = buffer[i];
+    }
+    start_us = clock_us();
+    CHECK(xengnttab_grant_copy(tab, 17, segs) == 0);
+    CHECK(clock_us() - start_us >= 2 * BATCH_US);
+    CHECK(guest_port_alloc(guest, 0, &port, &slot) == 0);
+    local = xce ? xenevtchn_bind_interdomain(xce, DOMID, port) : -1;
+    CHECK(local > 0);
+    start_us = clock_us();
+    CHECK(xenevtchn_notify(xce, (evtchn_port_t)local) == 0);
+    CHECK(clock_us() - start_us >= NOTIFY_US);
+    CHECK(guest_event_take(guest));
+    xenevtchn_close(xce);
+    guest_port_close(guest, port);
+    CHECK(guest_revoke(guest, ref));
+}
+
 int main(void)
 {
     struct guest *guest = guest_create(DOMID, 32);
     xengnttab_handle *tab = xengnttab_open(NULL, 0);
 
+    setenv("BLKGATE_SIM_BATCH_NS", "400000", 1);
+    setenv("BLKGATE_SIM_NOTIFY_NS", "300000", 1);
+
     if (!guest || !tab)
         return 2;
     mapped_grant_stays(guest, tab);
     port_numbers_come_back(guest);
+    costs_are_spent(guest, tab);
     killed_backend_leaves_nothing(guest);
     disk_is_attached_as_by_libxl(guest);
     death_is_noticed(guest, tab);

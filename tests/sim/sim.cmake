@@ -20,9 +20,11 @@ function(sim_library name)
 endfunction()
 
 sim_library(sim-xengnttab MAP gnttab.map
-    SOURCES ${SIM_DIR}/gnttab.c ${SIM_DIR}/gnttab-copy.c ${SIM_DIR}/simclient.c)
+    SOURCES ${SIM_DIR}/gnttab.c ${SIM_DIR}/gnttab-copy.c ${SIM_DIR}/simclient.c
+            ${SIM_DIR}/simcost.c)
 set_target_properties(sim-xengnttab PROPERTIES OUTPUT_NAME xengnttab)
-sim_library(sim-xenevtchn MAP evtchn.map SOURCES ${SIM_DIR}/evtchn.c ${SIM_DIR}/simclient.c)
+sim_library(sim-xenevtchn MAP evtchn.map 
+    SOURCES ${SIM_DIR}/evtchn.c ${SIM_DIR}/simclient.c ${SIM_DIR}/simcost.c)
 set_target_properties(sim-xenevtchn PROPERTIES OUTPUT_NAME xenevtchn)
 sim_library(xenstored-shim SOURCES ${SIM_DIR}/xenstored-shim.c LIBRARIES ${CMAKE_DL_LIBS})
 # Xen's own headers want anonymous structs by their GNU name.

@@ -312,7 +312,7 @@ void sim_raise_peer(struct sim_conn *conn, uint32_t slot)
         token_write(handle_fd(conn, handle));
 }
 
-void sim_event_unmask(struct sim_conn *conn, uint32_t slot)
+bool sim_event_unmask(struct sim_conn *conn, uint32_t slot)
 {
     struct sim_port *port = &conn->shared->ports[slot];
     uint32_t old = atomic_load(&port->state), new;
@@ -326,6 +326,7 @@ void sim_event_unmask(struct sim_conn *conn, uint32_t slot)
         token_write(conn->event_fd);
     else
         sim_one_syscall();
+    return again;
 }
 
 /* Starts behind the port that was found last, so that a busy port cannot starve the others. */

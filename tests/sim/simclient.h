@@ -43,7 +43,7 @@ struct sim_domain *sim_domain_find(struct sim_conn *conn, uint32_t domid);
 /* Events. Each makes one system call, but for the first notification to an unknown handle. */
 void sim_raise_peer(struct sim_conn *conn, uint32_t slot);
 int sim_event_next(struct sim_conn *conn, uint32_t *ret_port);
-void sim_event_unmask(struct sim_conn *conn, uint32_t slot);
+bool sim_event_unmask(struct sim_conn *conn, uint32_t slot); /* true: the next had come already */
 void sim_handle_learn(struct sim_conn *conn, uint32_t handle, int event_fd);
 
 /* A system call that does nothing, where the real driver would have entered the kernel. */
