@@ -32,3 +32,4 @@ endforeach()
 add_dependencies(test_target evil) # the server it is tried against
 add_dependencies(test_target_sessions evil late)
 add_dependencies(test_late evil late)
+add_dependencies(test_lean lean)
