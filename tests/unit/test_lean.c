@@ -260,7 +260,7 @@ static void says_what_it_can(void **state)
 
 static void as_long_as_the_protocol_allows_and_no_longer(void **state)
 {
-    uint8_t *data = malloc(PAYLOAD_MAX), *back = calloc(1, PAYLOAD_MAX);
+    uint8_t *data = malloc(PAYLOAD_MAX), *back = calloc(1, PAYLOAD_MAX + 512);
     struct nbd_handle *nbd;
 
     (void)state;
