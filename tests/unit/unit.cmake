@@ -20,6 +20,7 @@ function(blkgate_unit_test name)
 endfunction()
 
 # A test that needs more than its own file is named here, before the rest: blkgate_unit_test(...).
+blkgate_unit_test(histogram ${CMAKE_SOURCE_DIR}/tests/benchmark/histogram.c)
 
 file(GLOB UNIT_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/unit/test_*.c)
 foreach(source IN LISTS UNIT_TESTS)
