@@ -1,4 +1,4 @@
-# Sourced by tests/run and tests/demo: packages, builds, and messages.
+# Sourced by tests/run, tests/bench and tests/demo: packages, builds, and messages.
 # After sourcing: ROOT is the checkout, and it is the working directory.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -8,6 +8,7 @@ BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libnbd-dev libxen-dev
     libinih-dev libsystemd-dev libcmocka-dev"
 LAB_PACKAGES="nbdkit qemu-utils nbd-server xenstore-utils procps"
 CEPH_PACKAGES="ceph-mon ceph-osd ceph-common qemu-block-extra jq"
+BENCH_PACKAGES="fio qemu-system-xen python3"
 CHECK_PACKAGES="clang libclang-rt-14-dev clang-format clang-tidy git"
 
 say() { printf '\n== %s\n' "$*"; }
