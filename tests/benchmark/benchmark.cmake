@@ -25,6 +25,6 @@ target_link_libraries(floor PRIVATE PkgConfig::NBD)
 
 find_program(PYTHON3 python3 PATHS /usr/bin NO_DEFAULT_PATH)
 if(PYTHON3)
-    add_test(NAME unit/report COMMAND ${PYTHON3} ${BENCHMARK_DIR}/test_report.py)
+    add_test(NAME unit/report COMMAND ${PYTHON3} -B ${BENCHMARK_DIR}/test_report.py)
     set_tests_properties(unit/report PROPERTIES LABELS unit TIMEOUT 60)
 endif()

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """conduct.py: lets players (player.h) play the rows of one scene in turn, and keeps what they say.
 
     conduct.py --rows FILE --scene "SERVER VIA COSTS GUESTS" --rounds N --seconds S [--quick]

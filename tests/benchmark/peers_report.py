@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """peers_report.py: what `tests/bench peers` has measured, as a table, as JSON and as a plot.
 
     peers_report.py --goals FILE --samples FILE --json FILE --plot FILE --costs TEXT

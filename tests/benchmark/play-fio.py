@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """play-fio.py URI FIRST_BYTE BYTES: a player (player.h) whose every run is one of fio's, by its
 libnbd engine, on that part of the export. Not of scattered I/Os, which fio does not know."""
 
