@@ -38,7 +38,7 @@ static void orders_create(void)
 }
 
 /* -- memory ----------------------------------------------------------------------------------- */
-/* Neighbours in an I/O are no neighbours in memory. */
+/* Neighbours in an I/O are no neighbours in memory. All of it has been used before. */
 static void frames_create(struct bench_disk *bench)
 {
     uint32_t i, other, frame;
@@ -51,8 +51,10 @@ static void frames_create(struct bench_disk *bench)
         bench->frames[i] = bench->frames[other];
         bench->frames[other] = frame;
     }
-    for (i = 0; i < DISK_FRAMES; i++)
+    for (i = 0; i < DISK_FRAMES; i++) {
+        memset(guest_page(bench->guest, bench->frames[i]), 0x5a, GUEST_PAGE);
         bench->refs[i] = guest_grant(bench->guest, bench->frames[i], 0, false);
+    }
     for (i = 0; i < DISK_LISTS; i++) {
         bench->list_frames[i] = guest_frames_alloc(bench->guest, 1);
         bench->list_refs[i] = guest_grant(bench->guest, bench->list_frames[i], 0, true);
