@@ -1,0 +1,9 @@
+# lockstep: the gateway's library, a guest and an NBD server in one thread, for counts.sh.
+set(BENCHMARK_DIR ${CMAKE_CURRENT_LIST_DIR})
+set(BENCHMARK_BIN ${CMAKE_BINARY_DIR}/benchmark)
+
+add_executable(lockstep ${BENCHMARK_DIR}/lockstep.c ${BENCHMARK_DIR}/lockstep-disk.c
+    ${BENCHMARK_DIR}/lockstep-server.c tests/nbd/wire.c)
+target_include_directories(lockstep PRIVATE tests/nbd)
+target_link_libraries(lockstep PRIVATE gateway simguest-lib)
+set_target_properties(lockstep PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${BENCHMARK_BIN})

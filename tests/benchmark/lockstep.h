@@ -1,0 +1,46 @@
+/*
+ * lockstep: guest, worker and NBD server in one thread, each of which moves only when it is told
+ * to, so that what a guest request costs the worker can be counted, and comes out the same every
+ * time. The worker is the daemon's own, unmodified: lockstep-disk.c hands it a disk as the
+ * xenstore thread would. The server is lockstep-server.c, the rest lockstep.c.
+ *
+ * Functions end the process with a line on stderr when something is wrong: a count of a run that
+ * was not right is worth nothing.
+ */
+#ifndef LOCKSTEP_H
+#define LOCKSTEP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct front;
+struct worker;
+
+#define LOCKSTEP_EXPORT_BYTES (UINT64_C(1) << 34)
+
+_Noreturn void lockstep_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* The bytes that belong at a place of the disk, whoever wrote them. */
+void bytes_fill(void *to, uint64_t at_bytes, size_t bytes);
+bool bytes_hold(const void *from, uint64_t at_bytes, size_t bytes);
+
+/* -- the server ---------------------------------------------------------------------------- */
+
+/* Listens at a unix socket, and greets its one client on a thread of its own; server_ready ends
+ * that thread. From then on all is done by the caller's. */
+void server_start(const char *path);
+void server_ready(void);
+
+/* Answers every command that has come, in the order in which they came. With `checks` a write's
+ * bytes must be those of its place, and a read is given those of its. */
+void server_answer(bool checks);
+uint64_t server_commands(void); /* that have come, ever */
+
+/* -- the disk ------------------------------------------------------------------------------ */
+
+/* A worker with one disk: the front's rings, and the server at `socket`. The worker then has all it
+ * needs, and there is no thread but the caller's. */
+struct worker *disk_connect(const struct front *front, const char *socket, const char *keep_path);
+
+#endif
