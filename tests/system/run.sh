@@ -5,7 +5,7 @@ BUILD=$(cd "${1-}" && pwd) || exit 100
 export BUILD
 shift
 cd "$(dirname "$0")" || exit 111
-long=" soak counts "
+long=" soak "
 passed=0 failed=0
 if [ $# = 0 ]; then
     for test in [a-z]*.sh; do
