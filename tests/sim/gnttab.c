@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-/* Bounds of all mappings there ever were: keeps the common copy from taking the lock. */
-static _Atomic uintptr_t mapped_low = UINTPTR_MAX, mapped_high;
+/* How many mapped pages there are whose numbers end alike. Nearly always none has the common
+ * copy's, which so needs no lock, and no look at each of a thousand rings. */
+#define MAPPED_ENDS 65536u
+static _Atomic uint16_t mapped_ends[MAPPED_ENDS];
 static pthread_mutex_t mapped_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct mapped {
     struct mapped *next;
@@ -31,13 +33,18 @@ static int fail(int err)
     return -1;
 }
 
+static _Atomic uint16_t *end_of_page(uintptr_t address)
+{
+    return &mapped_ends[address / SIM_PAGE % MAPPED_ENDS];
+}
+
 bool gnttab_is_mapped(const void *start, size_t bytes)
 {
     uintptr_t low = (uintptr_t)start, high = low + bytes;
     struct mapped *m;
     bool found = false;
 
-    if (high <= atomic_load(&mapped_low) || low >= atomic_load(&mapped_high))
+    if (!atomic_load(end_of_page(low)) && !atomic_load(end_of_page(high - 1)))
         return false;
     pthread_mutex_lock(&mapped_lock);
     for (m = mapped_list; m && !found; m = m->next)
@@ -57,10 +64,8 @@ static void mapped_add(uint8_t *start, uint32_t count)
     pthread_mutex_lock(&mapped_lock);
     m->next = mapped_list;
     mapped_list = m;
-    if (m->start < atomic_load(&mapped_low))
-        atomic_store(&mapped_low, m->start);
-    if (m->end > atomic_load(&mapped_high))
-        atomic_store(&mapped_high, m->end);
+    for (uintptr_t page = m->start; page < m->end; page += SIM_PAGE)
+        atomic_fetch_add(end_of_page(page), 1);
     pthread_mutex_unlock(&mapped_lock);
 }
 
@@ -72,6 +77,8 @@ static void mapped_remove(uint8_t *start)
     for (link = &mapped_list; (m = *link); link = &m->next)
         if (m->start == (uintptr_t)start) {
             *link = m->next;
+            for (uintptr_t page = m->start; page < m->end; page += SIM_PAGE)
+                atomic_fetch_sub(end_of_page(page), 1);
             free(m);
             break;
         }

@@ -18,7 +18,8 @@ struct xengntdev_handle {
     struct area *areas;
 };
 
-/* True if the range touches a mapped grant of this process: gntdev cannot pin such memory. */
+/* True if the range, of two pages at most, touches a mapped grant of this process: gntdev cannot
+ * pin such memory. */
 bool gnttab_is_mapped(const void *start, size_t bytes);
 
 #endif
