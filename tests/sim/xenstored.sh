@@ -3,6 +3,8 @@
 # simxen serves, and prints its pid when it answers: the C one, or with XENSTORED=oxenstored the
 # OCaml one, which Debian runs unless it is told otherwise. The caller ends it by that pid.
 # Its socket is DIR/run/socket: export XENSTORED_PATH=DIR/run/socket for every client.
+# The C one writes each request to DIR/run/trace, and what each domain has left of its quota of
+# writes: XENSTORED_TRACE=no for many domains, with which that takes nearly all of its time.
 # The packages are fetched once, into build/xenroot of the source tree, which all builds share.
 set -eu
 
@@ -47,7 +49,10 @@ X
 }
 
 case "$which" in
-xenstored) set -- -N -F "$dir/run/pid" -T "$dir/run/trace" ;;
+xenstored)
+    set -- -N -F "$dir/run/pid"
+    [ "${XENSTORED_TRACE-}" = no ] || set -- "$@" -T "$dir/run/trace"
+    ;;
 oxenstored) set -- --no-fork --config-file "$dir/run/oxenstored.conf" ;;
 *) echo "xenstored.sh: XENSTORED is xenstored or oxenstored, not $which" >&2; exit 100 ;;
 esac
