@@ -57,7 +57,7 @@ bool wire_put(int fd, const void *from, size_t bytes)
 
 static int listen_at(int fd, const void *address, socklen_t bytes)
 {
-    if (fd < 0 || bind(fd, address, bytes) < 0 || listen(fd, 64) < 0) {
+    if (fd < 0 || bind(fd, address, bytes) < 0 || listen(fd, SOMAXCONN) < 0) {
         perror("unable to listen");
         exit(111);
     }
