@@ -1,3 +1,4 @@
+# Programs of the suites counts and scale.
 # lockstep: the gateway's library, a guest and an NBD server in one thread, for counts.sh.
 set(BENCHMARK_DIR ${CMAKE_CURRENT_LIST_DIR})
 set(BENCHMARK_BIN ${CMAKE_BINARY_DIR}/benchmark)
@@ -7,3 +8,8 @@ add_executable(lockstep ${BENCHMARK_DIR}/lockstep.c ${BENCHMARK_DIR}/lockstep-di
 target_include_directories(lockstep PRIVATE tests/nbd)
 target_link_libraries(lockstep PRIVATE gateway simguest-lib)
 set_target_properties(lockstep PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${BENCHMARK_BIN})
+
+# many: a guest with a thousand disks, for scale.sh.
+add_executable(many ${BENCHMARK_DIR}/many.c)
+target_link_libraries(many PRIVATE simguest-lib)
+set_target_properties(many PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${BENCHMARK_BIN})

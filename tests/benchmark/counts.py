@@ -11,12 +11,12 @@ SLACK = {"syscalls": 0.02, "grant_copy_calls": 0.01, "copy_ops": 0.01, "nbd_comm
 TITLES = {"syscalls": "system calls", "grant_copy_calls": "grant-copy calls", "copy_ops": "copies",
           "nbd_commands": "NBD commands", "instructions": "instructions"}
 GOALS = [  # issue 5, "counts (lockstep)"; libnbd needs 3.0 system calls for a command
-    ("read-4k-random", 32, "syscalls", 3.4),
-    ("read-4k-random", 32, "grant_copy_calls", 0.1),
-    ("read-4k-sequential", 32, "nbd_commands", 1 / 8),
-    ("read-4k-sequential", 32, "syscalls", 0.8),
-    ("write-4k-sequential", 32, "nbd_commands", 1 / 8),
-    ("write-4k-sequential", 32, "syscalls", 0.8),
+    ("4k-randread", 32, "syscalls", 3.4),
+    ("4k-randread", 32, "grant_copy_calls", 0.1),
+    ("4k-seqread", 32, "nbd_commands", 1 / 8),
+    ("4k-seqread", 32, "syscalls", 0.8),
+    ("4k-seqwrite", 32, "nbd_commands", 1 / 8),
+    ("4k-seqwrite", 32, "syscalls", 0.8),
 ]
 HOW_TO_KEEP = ("new figures are taken in by `tests/bench counts --keep` and a commit of "
                "tests/benchmark/counts.json that says why")

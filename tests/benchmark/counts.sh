@@ -1,25 +1,25 @@
 #!/bin/bash
-# counts.sh [--check | --keep]: what a guest request costs blkgated, in things that can be counted and
-# come out the same on every machine: system calls, grant-copy calls, copy operations, NBD commands,
-# instructions. --check: worse than tests/benchmark/counts.json fails; --keep: that file is made anew.
+# Suite: system calls, copies, NBD commands, instructions of a guest request: the same every time (1 min)
+#
+# counts.sh BUILD OUT [--check | --keep]: writes OUT/counts.json. --check: what is worse than in
+# tests/benchmark/counts.json fails; --keep: that file is made anew.
 #
 # Counted in lockstep (lockstep.c), and in the worker's turns only:
 # - system calls by strace, but for an epoll_wait that found nothing: there the daemon sleeps, in the
 #   very call that then brings the next event;
 # - instructions by callgrind: the daemon's and its libraries', without the stand-ins for Xen's;
 # - the rest by the stand-ins and by the server.
-# What strace and callgrind saw is left in build/bench/counts: callgrind_annotate FILE says more.
-BENCHMARK=$(cd "$(dirname "$0")" && pwd)
-BUILD=${BUILD:-$BENCHMARK/../../build/release}
-. "$BENCHMARK/../system/lab.sh"
+# What strace and callgrind saw is left in OUT/counts: callgrind_annotate FILE says more.
+BUILD=$1 OUT=$2 option=${3-}
+case $option in
+'' | --check | --keep | --quick) ;; # it is quick
+*) echo "counts: what is $option? --check and --keep are known" >&2; exit 100 ;;
+esac
+. "$(dirname "$0")/../system/lab.sh"
+BENCHMARK=$ROOT/tests/benchmark
 LOCKSTEP=$BUILD/benchmark/lockstep
-OUT=$ROOT/build/bench
 LIVE_REQUESTS=20000
 
-case "${1-}" in
-'' | --check | --keep | --quick) ;;
-*) echo "usage: tests/bench counts [--check | --keep | --quick]" >&2; exit 100 ;;
-esac
 for tool in strace valgrind; do
     command -v $tool >/dev/null || fail "$tool is missing (apt-get install $tool)"
 done
@@ -68,7 +68,7 @@ lab_start
 while read -r pattern depth; do # one after the other: what the stand-ins count is one for all
     trace "$pattern" "$depth" && profile "$pattern" "$depth" || fail "$pattern, depth $depth"
 done <"$OUT/counts/rows"
-python3 "$BENCHMARK/counts.py" "$OUT" "$BENCHMARK/counts.json" "${1-}"
+python3 "$BENCHMARK/counts.py" "$OUT" "$BENCHMARK/counts.json" "$option"
 status=$?
 nbd_memory memory 64M
 disk memory "$(unix_uri memory)"

@@ -44,16 +44,16 @@ static const struct pattern {
     unsigned pages, requests;
     unsigned depths[5];
 } patterns[] = {
-    {"read-4k-random", 100, true, false, 1, 1024, {1, 8, 32, 128}},
-    {"write-4k-random", 0, true, false, 1, 1024, {1, 8, 32, 128}},
-    {"mixed-4k-random", 70, true, false, 1, 1024, {1, 32}},
-    {"read-4k-sequential", 100, false, false, 1, 1024, {1, 8, 32, 128}},
-    {"write-4k-sequential", 0, false, false, 1, 1024, {1, 8, 32, 128}},
-    {"read-scatter-sequential", 100, false, true, 1, 1024, {1, 32}},
-    {"write-scatter-sequential", 0, false, true, 1, 1024, {1, 32}},
-    {"read-64k-sequential", 100, false, false, 16, 256, {1, 8, 32}},
-    {"write-64k-sequential", 0, false, false, 16, 256, {1, 8, 32}},
-    {"read-1m-sequential", 100, false, false, 256, 64, {1, 8}},
+    {"4k-randread", 100, true, false, 1, 1024, {1, 8, 32, 128}},
+    {"4k-randwrite", 0, true, false, 1, 1024, {1, 8, 32, 128}},
+    {"4k-rw70", 70, true, false, 1, 1024, {1, 32}},
+    {"4k-seqread", 100, false, false, 1, 1024, {1, 8, 32, 128}},
+    {"4k-seqwrite", 0, false, false, 1, 1024, {1, 8, 32, 128}},
+    {"scatter-read", 100, false, true, 1, 1024, {1, 32}},
+    {"scatter-write", 0, false, true, 1, 1024, {1, 32}},
+    {"64k-seqread", 100, false, false, 16, 256, {1, 8, 32}},
+    {"64k-seqwrite", 0, false, false, 16, 256, {1, 8, 32}},
+    {"1m-seqread", 100, false, false, 256, 64, {1, 8}},
 };
 
 /* One of the requests of a round. Its pages are granted for good. */
