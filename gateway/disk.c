@@ -1,6 +1,7 @@
 /*
- * disk: a guest disk's life: opening, connecting, closing, giving up. Its sessions with the server
- * are in disk_session.c, what it does with requests in disk_turn.c.
+ * disk: a guest disk's life: opening, connecting, closing, giving up. Its rings are in
+ * disk_rings.c, its sessions with the server in disk_session.c, what it does with requests in
+ * disk_turn.c and disk_command.c.
  */
 #include "gateway/disk.h"
 
@@ -9,14 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/random.h>
-#include <time.h>
 
 #include "gateway/config.h"
 #include "gateway/disk_private.h"
 #include "gateway/faults.h"
-#include "gateway/queue.h"
 
 static const char *const state_names[] = {
 #define X(name) #name,
@@ -345,182 +342,6 @@ static void step_opening(struct disk *disk, const struct disk_order *order)
 
 /* -- life: connecting -- */
 
-static void on_signalled(void *arg)
-{
-    disk_activate(arg);
-}
-
-/* Invariant 6. A page never used costs no memory. */
-static int make_reserve(struct disk *disk)
-{
-    void *memory = mmap(NULL, LIMIT_RESERVE_BYTES, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (memory == MAP_FAILED)
-        return -errno;
-    disk->reserve = memory;
-    return 0;
-}
-
-static void close_queues(struct disk *disk)
-{
-    for (uint32_t i = 0; i < disk->queue_count; i++)
-        queue_close(disk->queues[i]);
-    disk->queue_count = 0;
-    disk_commands_destroy(disk);
-    if (disk->reserve)
-        munmap(disk->reserve, LIMIT_RESERVE_BYTES);
-    disk->reserve = NULL;
-}
-
-static int open_queues(struct disk *disk, const struct disk_order *order, char *reason,
-                       size_t reason_bytes)
-{
-    struct queue_place place = {
-        .grants = disk->home->grants,
-        .evtchn = disk->home->evtchn,
-        .domid = disk->spec->domid,
-        .abi = order->abi,
-        .signalled = on_signalled,
-        .arg = disk,
-    };
-    int err = make_reserve(disk);
-
-    if (err == 0)
-        err = disk_commands_create(disk);
-    if (err < 0)
-        snprintf(reason, reason_bytes, "out of memory");
-    for (uint32_t i = 0; err == 0 && i < order->queue_count && i < LIMIT_QUEUES; i++) {
-        err = queue_open(&place, &order->queue[i], &disk->queues[i], reason, reason_bytes);
-        disk->queue_count += err == 0;
-    }
-    return err;
-}
-
-static uint64_t make_nonce(void)
-{
-    uint64_t nonce = 0;
-
-    while (nonce == 0)
-        if (getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
-            nonce = (uint64_t)(uintptr_t)&nonce ^ (uint64_t)time(NULL) << 32;
-    return nonce;
-}
-
-/* Rings that the guest has just made. */
-static int begin_rings(struct disk *disk, const struct disk_order *order, char *reason,
-                       size_t reason_bytes)
-{
-    struct journal *journal = keep_journal(disk->keep);
-    struct journal_connection connection = {.abi = order->abi, .queue_count = disk->queue_count};
-    uint32_t rsp_prod[LIMIT_QUEUES];
-    int err;
-
-    for (uint32_t i = 0; i < disk->queue_count; i++) {
-        const struct ring_view *view = queue_view(disk->queues[i]);
-        struct journal_ring *ring = &connection.ring[i];
-
-        if (disk->must_idle && view->req_prod != view->rsp_prod) {
-            snprintf(reason, reason_bytes,
-                     "requests may be in flight from before the daemon's "
-                     "end, and there is no kept file that knows of them");
-            return -ESTALE;
-        }
-        rsp_prod[i] = view->rsp_prod;
-        ring->nonce = make_nonce();
-        ring->slots = ring_slots(order->abi, order->queue[i].page_count);
-        ring->event_channel = order->queue[i].event_channel;
-        ring->page_count = order->queue[i].page_count;
-        memcpy(ring->refs, order->queue[i].refs, sizeof ring->refs);
-    }
-    err = journal_connect(journal, &connection, rsp_prod);
-    if (err < 0)
-        snprintf(reason, reason_bytes, "more rings than were offered");
-    for (uint32_t i = 0; err == 0 && i < disk->queue_count; i++)
-        err = queue_start(disk->queues[i], journal, i, connection.ring[i].nonce, reason,
-                          reason_bytes);
-    return err;
-}
-
-/* Requests that an earlier life had taken and not answered, oldest first. */
-static int readopt_requests(struct disk *disk)
-{
-    struct journal *journal = keep_journal(disk->keep);
-    uint32_t *order = calloc(journal->layout.geometry.entry_count, sizeof *order);
-    struct journal_entry entry;
-    uint32_t count;
-    int err = 0;
-
-    if (!order)
-        return -ENOMEM;
-    count = journal_entries_by_age(journal, order);
-    for (uint32_t i = 0; i < count && err == 0; i++) {
-        journal_entry(journal, order[i], &entry);
-        err = disk_request_readopted(disk, queue_readopt(disk->queues[entry.queue], order[i]),
-                                     &entry);
-    }
-    free(order);
-    if (err < 0)
-        return err;
-    disk_requests_readopted(disk);
-    return (int)count;
-}
-
-/* Rings that an earlier life of ours served. -ESTALE: the guest has made them anew since. */
-static int resume_rings(struct disk *disk, const struct disk_order *order, char *reason,
-                        size_t reason_bytes)
-{
-    struct journal *journal = keep_journal(disk->keep);
-    struct journal_connection connection;
-    unsigned stale = 0;
-    int err = 0, count;
-
-    journal_connection(journal, &connection);
-    for (uint32_t i = 0; i < disk->queue_count; i++)
-        stale += i >= connection.queue_count ||
-                 queue_view(disk->queues[i])->nonce != connection.ring[i].nonce;
-    if (stale == disk->queue_count)
-        return -ESTALE;
-    if (stale > 0 || connection.queue_count != disk->queue_count || connection.abi != order->abi) {
-        snprintf(reason, reason_bytes, "the rings are not those that the kept file knows");
-        return -EPROTO;
-    }
-    for (uint32_t i = 0; err == 0 && i < disk->queue_count; i++)
-        err = queue_start(disk->queues[i], journal, i, 0, reason, reason_bytes);
-    if (err < 0)
-        return err;
-    count = readopt_requests(disk);
-    if (count < 0) {
-        snprintf(reason, reason_bytes, "requests in flight: %s",
-                 count == -EBADMSG ? "their bytes are not where the kept file says they are"
-                                   : strerror(-count));
-        return count;
-    }
-    for (uint32_t i = 0; i < disk->queue_count; i++)
-        queue_kick(disk->queues[i]);
-    log_info(disk->name, "taken up again: %d requests were in flight, %llu bytes not flushed",
-             count, (unsigned long long)keep_unflushed_bytes(disk->keep));
-    return 0;
-}
-
-static int start_rings(struct disk *disk, const struct disk_order *order, char *reason,
-                       size_t reason_bytes)
-{
-    int err = open_queues(disk, order, reason, reason_bytes);
-
-    if (err < 0)
-        return err;
-    if (disk->resumed) {
-        err = resume_rings(disk, order, reason, reason_bytes);
-        disk->resumed = false; /* once: the next connection of this life is a new one */
-        if (err != -ESTALE)
-            return err;
-        journal_disconnect(keep_journal(disk->keep));
-        keep_adopted(disk->keep);
-    }
-    return begin_rings(disk, order, reason, reason_bytes);
-}
-
 /* Requests that were not answered are no more, but for the kept file. */
 static void forget_requests(struct disk *disk)
 {
@@ -539,10 +360,9 @@ static void connect_rings(struct disk *disk, const struct disk_order *order)
         .can_discard = disk->properties.discard && order->discard,
         .indirect_segments = order->indirect_segments,
     };
-    plan_init(&disk->plan, (uint32_t)make_nonce());
-    if (start_rings(disk, order, reason, sizeof reason) < 0) {
+    if (disk_rings_start(disk, order, reason, sizeof reason) < 0) {
         forget_requests(disk);
-        close_queues(disk);
+        disk_rings_close(disk);
         refuse_life(disk, reason);
         return;
     }
@@ -598,7 +418,7 @@ static void end_life(struct disk *disk, bool keep_file, const char *reason)
     if (!disk->haunted_by)
         exorcise(disk);
     forget_requests(disk);
-    close_queues(disk);
+    disk_rings_close(disk);
     if (keep_file)
         keep_close(disk->keep);
     else
@@ -820,17 +640,29 @@ static void disk_destroy(struct disk *disk)
     disklink_publish(link, &report); /* the last use of it: the vbd may destroy it from now on */
 }
 
+/* Is there nothing to do but to serve? Looking at the order is for when there is a new one. */
+static bool serves_on(struct disk *disk)
+{
+    if (disk->state != STATE_CONNECTED || disk->order_waits)
+        return false;
+    disk_session_step(disk);
+    return !disk->given_up;
+}
+
 bool disk_advance(struct disk *disk)
 {
     struct disk_order order;
     enum disk_state before;
 
+    if (serves_on(disk))
+        return true;
     do {
         before = disk->state;
         disklink_current_order(disk->link, &order);
         step_order(disk, &order);
         step_events(disk, &order);
     } while (disk->state != before);
+    disk->order_waits = order.probe != disk->probe; /* for the probe before it */
     if (disk->state == STATE_CLOSED && order.want == DISK_WANT_END &&
         (!disk->haunted_by || order.at_once)) {
         disk_destroy(disk);
@@ -841,7 +673,10 @@ bool disk_advance(struct disk *disk)
 
 static void on_order(void *arg)
 {
-    disk_activate(arg);
+    struct disk *disk = arg;
+
+    disk->order_waits = true;
+    disk_activate(disk);
 }
 
 int disk_create(struct disklink *link, struct disk **ret_disk)

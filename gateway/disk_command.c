@@ -124,7 +124,8 @@ static bool may_merge(const struct request *request)
 static void gather_alone(struct request *request, struct plan_run *ret_run)
 {
     request->plan.next = NULL;
-    *ret_run = (struct plan_run){&request->plan, 1, request->plan.range.sector_count};
+    *ret_run = (struct plan_run){
+        .first = &request->plan, .count = 1, .sector_count = request->plan.range.sector_count};
 }
 
 /* Once sent together, together for ever: their bytes are one record's, in one piece. */
@@ -150,8 +151,7 @@ static void gather_neighbours(struct disk *disk, struct request *request, struct
 
     if (max_bytes > disk->merge.max_bytes)
         max_bytes = disk->merge.max_bytes;
-    plan_gather(&disk->plan, &request->plan, max_bytes / LIMIT_SECTOR_BYTES, UINT64_MAX, joins,
-                ret_run);
+    plan_gather(&disk->plan, &request->plan, max_bytes / LIMIT_SECTOR_BYTES, joins, ret_run);
     /* The request itself is not; its neighbours nobody has asked yet. */
     if (ret_run->count > 1 && request->plan.range.writes &&
         keep_ghost_overlaps(disk->keep, ret_run->first->range.sector * LIMIT_SECTOR_BYTES,
@@ -159,7 +159,7 @@ static void gather_neighbours(struct disk *disk, struct request *request, struct
         gather_alone(request, ret_run);
 }
 
-static void gather(struct disk *disk, struct request *request, struct plan_run *ret_run)
+void disk_gather(struct disk *disk, struct request *request, struct plan_run *ret_run)
 {
     if (request->kept)
         gather_record(request, ret_run);
@@ -167,18 +167,6 @@ static void gather(struct disk *disk, struct request *request, struct plan_run *
         gather_neighbours(disk, request, ret_run);
     else
         gather_alone(request, ret_run);
-}
-
-bool disk_run_is_enough(const struct disk *disk, struct request *request)
-{
-    const uint64_t enough_sectors = disk->merge.enough_bytes / LIMIT_SECTOR_BYTES;
-    struct plan_run run;
-
-    if (!may_merge(request))
-        return true;
-    plan_gather(&disk->plan, &request->plan, disk->merge.max_bytes / LIMIT_SECTOR_BYTES,
-                enough_sectors, joins, &run);
-    return run.sector_count >= enough_sectors;
 }
 
 /* -- begin ----------------------------------------------------------------------------------- */
@@ -278,17 +266,16 @@ static bool begin(struct disk *disk, const struct plan_run *run)
     return true;
 }
 
-bool disk_command_start(struct disk *disk, struct request *request)
+bool disk_command_start(struct disk *disk, struct request *request, const struct plan_run *run)
 {
-    struct plan_run run;
+    struct plan_run alone;
 
-    gather(disk, request, &run);
-    if (begin(disk, &run))
+    if (begin(disk, run))
         return true;
-    if (run.count == 1 || request->kept)
+    if (run->count == 1 || request->kept)
         return false;
-    gather_alone(request, &run); /* there may be memory for as much */
-    return begin(disk, &run);
+    gather_alone(request, &alone); /* there may be memory for as much */
+    return begin(disk, &alone);
 }
 
 /* -- the end of a command that did not do it ------------------------------------------------- */

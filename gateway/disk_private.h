@@ -59,6 +59,7 @@ struct disk {
     struct target *target;
     struct keep *keep;
     uint32_t haunted_by; /* CLOSED, OPENING: lost sessions that may still write; not open before */
+    bool order_waits;    /* there is one that was not looked at, or could not be done yet */
     bool target_ready;
     bool file_busy; /* OPENING: another daemon has the kept file */
     bool resumed;   /* what an earlier life of the daemon left: its file is open */
@@ -128,6 +129,13 @@ void disk_give_up(struct disk *disk, const char *reason); /* service ends here: 
 void disk_is_stale(struct disk *disk);
 void disk_has_grown(struct disk *disk, uint64_t capacity_sectors);
 
+/* disk_rings.c */
+/* Opens and starts those of the order. -errno and a reason: some may be open, some requests taken.
+ */
+int disk_rings_start(struct disk *disk, const struct disk_order *order, char *reason,
+                     size_t reason_bytes);
+void disk_rings_close(struct disk *disk); /* no request is left */
+
 /* disk_session.c */
 extern const struct target_handler disk_target_handler;
 void disk_session_reset(struct disk *disk); /* at the begin of a life */
@@ -157,14 +165,15 @@ bool disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_
 int disk_commands_create(struct disk *disk);
 void disk_commands_destroy(struct disk *disk);
 bool disk_has_command(const struct disk *disk); /* a free one */
-/* Starts a READY request, and what goes with it; false: no memory or no record for it now. */
-bool disk_command_start(struct disk *disk, struct request *request);
+/* What would be one command: the request and, if they are ready too, others beside it. */
+void disk_gather(struct disk *disk, struct request *request, struct plan_run *ret_run);
+/* Starts it, the request alone if there is no more memory; false: no memory or no record now. */
+bool disk_command_start(struct disk *disk, struct request *request, const struct plan_run *run);
 /* The grant copies of those collected are made: sends them. */
 void disk_commands_send(struct disk *disk);
 void disk_command_completed(struct disk *disk, struct command *command, int error);
 /* One of its requests is answered. True: memory came back by that. */
 bool disk_command_answered(struct disk *disk, struct request *request);
-bool disk_run_is_enough(const struct disk *disk, struct request *request);
 bool disk_is_quiet(const struct disk *disk); /* nothing is at the server */
 
 #endif

@@ -427,8 +427,7 @@ static bool is_under_way(const struct request *request, const struct plan_item *
     const struct request *other = neighbour ? container_of(neighbour, struct request, plan) : NULL;
 
     return other && other->blkif.op == request->blkif.op &&
-           (other->state == REQUEST_SENT || other->state == REQUEST_COPYING_OUT ||
-            other->state == REQUEST_WAITING);
+           (other->state == REQUEST_SENT || other->state == REQUEST_COPYING_OUT);
 }
 
 static bool pipeline_is_full(const struct disk *disk)
@@ -437,32 +436,31 @@ static bool pipeline_is_full(const struct disk *disk)
 }
 
 /* Is more to be expected beside it while it waits? */
-static bool waits_for_neighbours(const struct disk *disk, struct request *request)
+static bool waits_for_neighbours(const struct disk *disk, const struct request *request,
+                                 const struct plan_run *run)
 {
-    return (is_under_way(request, plan_before(&request->plan)) ||
-            is_under_way(request, plan_behind(&disk->plan, &request->plan))) &&
-           !disk_run_is_enough(disk, request);
+    return run->sector_count * LIMIT_SECTOR_BYTES < disk->merge.enough_bytes &&
+           (is_under_way(request, run->before) || is_under_way(request, run->behind));
 }
 
-/* The next one to start, which stays in its list. NULL: none, now. */
-static struct request *next_to_start(struct disk *disk)
+/* The next one to start, which stays in its list, with those beside it. NULL: none, now. */
+static struct request *next_to_start(struct disk *disk, struct plan_run *ret_run)
 {
+    bool full = pipeline_is_full(disk);
     struct request *request;
 
-    while (!pipeline_is_full(disk) && (request = first_of(&disk->waiting))) {
-        if (!is_haunted(disk, request))
-            return request;
-        move(request, REQUEST_HAUNTED, &disk->haunted);
-    }
-    while ((request = first_of(&disk->ready))) {
-        if (is_haunted(disk, request))
+    while ((request = full ? NULL : first_of(&disk->waiting)) ||
+           (request = first_of(&disk->ready))) {
+        if (is_haunted(disk, request)) {
             move(request, REQUEST_HAUNTED, &disk->haunted);
-        else if (!is_complete(request))
+        } else if (!is_complete(request)) {
             list_remove(&request->work);
-        else if (pipeline_is_full(disk) && waits_for_neighbours(disk, request))
+        } else {
+            disk_gather(disk, request, ret_run);
+            if (!full || !waits_for_neighbours(disk, request, ret_run))
+                return request;
             move(request, REQUEST_WAITING, &disk->waiting);
-        else
-            return request;
+        }
     }
     return NULL;
 }
@@ -484,19 +482,23 @@ static bool may_start(struct disk *disk)
 static void start_oldest(struct disk *disk)
 {
     struct request *oldest = container_of(disk->requests.next, struct request, age);
+    struct plan_run run;
 
     if ((oldest->state == REQUEST_READY || oldest->state == REQUEST_WAITING) &&
-        list_linked(&oldest->work) && !is_haunted(disk, oldest) && is_complete(oldest))
-        disk_command_start(disk, oldest);
+        list_linked(&oldest->work) && !is_haunted(disk, oldest) && is_complete(oldest)) {
+        disk_gather(disk, oldest, &run);
+        disk_command_start(disk, oldest, &run);
+    }
 }
 
 static void start_commands(struct disk *disk)
 {
     struct request *request;
+    struct plan_run run;
 
     disk->started_bytes = 0;
-    while (may_start(disk) && (request = next_to_start(disk))) {
-        if (disk_command_start(disk, request))
+    while (may_start(disk) && (request = next_to_start(disk, &run))) {
+        if (disk_command_start(disk, request, &run))
             continue;
         if (request_writes_data(request))
             disk_flush_by_itself(disk); /* then there is room again */

@@ -15,8 +15,9 @@
 #include "proto/limits.h"
 
 enum {
-    ABORT_STEPS = 1000, /* one is enough in practice; a bound on a loop over a library */
-    CORKED_FROM = 3,    /* a cork is two system calls: so many packets it must save */
+    ABORT_STEPS = 1000,    /* one is enough in practice; a bound on a loop over a library */
+    LONG_BYTES = 64 << 10, /* more than a socket holds of a reply when its first part arrives */
+    CORKED_FROM = 3,       /* a cork is two system calls: so many packets it must save */
 };
 
 struct nbdconn {
@@ -102,19 +103,29 @@ static void unwedge(struct nbdconn *conn)
         notify_read(conn);
 }
 
+/* Is a long reply expected? It comes in pieces, as the server gets room for them in the socket. */
+static bool reply_is_long(const struct nbdconn *conn)
+{
+    return !list_empty(&conn->begun) &&
+           container_of(conn->begun.next, const struct nbdcmd, link)->reply_bytes >= LONG_BYTES;
+}
+
 /* Reads replies as long as they come, and it is this connection's turn: one libnbd call reads at
- * most one. */
+ * most one. The next piece of a long one, which is there by the time the last is copied, too: by
+ * way of the loop each would cost an epoll_wait more. */
 static void read_replies(struct nbdconn *conn)
 {
     const uint64_t enough_bytes = conn->reply_bytes + LIMIT_ROUND_BYTES;
+    int pieces = LIMIT_PIECES_PER_TURN;
 
     for (int i = 0; i < LIMIT_REPLIES_PER_TURN && conn->reply_bytes < enough_bytes; i++) {
         uint64_t before = conn->completions;
 
         notify_read(conn);
         unwedge(conn);
-        if (conn->completions == before || conn->in_flight == 0 ||
-            !(nbd_aio_get_direction(conn->nbd) & LIBNBD_AIO_DIRECTION_READ))
+        if (conn->in_flight == 0 || !(nbd_aio_get_direction(conn->nbd) & LIBNBD_AIO_DIRECTION_READ))
+            return;
+        if (conn->completions == before && (!reply_is_long(conn) || pieces-- == 0))
             return;
     }
 }

@@ -12,6 +12,7 @@ enum {
     ORDERS = 10, /* 4 KiB .. 2 MiB */
     TOP = ORDERS - 1,
     NONE = -1,
+    LOOSE_PAGES = 64, /* as many as one connection has commands in flight */
 };
 
 struct slab_page {
@@ -30,6 +31,10 @@ struct slab {
     size_t used_bytes;
     int32_t free_list[ORDERS];
     struct slab_page *pages;
+    /* Single pages that were free, lately: taken apart from a run and put back together again, most
+     * 4 KiB buffers would cost twenty list operations. */
+    uint32_t loose_count;
+    int32_t loose[LOOSE_PAGES];
 };
 
 static void free_list_push(struct slab *slab, int32_t index, unsigned order)
@@ -179,6 +184,10 @@ static void give_back(struct slab *slab, int32_t index, int32_t end)
 {
     unsigned order;
 
+    if (end - index == 1 && slab->loose_count < LOOSE_PAGES) {
+        slab->loose[slab->loose_count++] = index;
+        return;
+    }
     for (; index < end; index += (int32_t)(1u << order)) {
         order = 0;
         while (order < TOP && index % (int32_t)(2u << order) == 0 &&
@@ -188,22 +197,46 @@ static void give_back(struct slab *slab, int32_t index, int32_t end)
     }
 }
 
+static void collect_loose(struct slab *slab)
+{
+    while (slab->loose_count > 0)
+        give_back_run(slab, slab->loose[--slab->loose_count], 0);
+}
+
+/* NONE: there is no run as long. */
+static int32_t take_any(struct slab *slab, unsigned want)
+{
+    unsigned order = want;
+    int32_t index;
+
+    if (want == 0 && slab->loose_count > 0)
+        return slab->loose[--slab->loose_count];
+    while (order < ORDERS && slab->free_list[order] == NONE)
+        order++;
+    if (order == ORDERS)
+        return NONE;
+    index = slab->free_list[order];
+    take(slab, index, index, want);
+    return index;
+}
+
 /* -- pages that somebody holds -- */
 
 void *slab_alloc(struct slab *slab, size_t bytes)
 {
     uint32_t pages = pages_of(bytes);
-    unsigned want = order_of(pages), order = want;
+    unsigned want = order_of(pages);
     int32_t index;
 
     if (bytes == 0 || bytes > slab_alloc_max())
         return NULL;
-    while (order < ORDERS && slab->free_list[order] == NONE)
-        order++;
-    if (order == ORDERS)
+    index = take_any(slab, want);
+    if (index == NONE) {
+        collect_loose(slab);
+        index = take_any(slab, want);
+    }
+    if (index == NONE)
         return NULL;
-    index = slab->free_list[order];
-    take(slab, index, index, want);
     for (uint32_t i = 0; i < pages; i++)
         slab->pages[(uint32_t)index + i].holders = 1;
     give_back(slab, index + (int32_t)pages, index + (int32_t)(1u << want));
@@ -272,6 +305,7 @@ bool slab_claim(struct slab *slab, const void *at, size_t bytes)
 
     if (bytes == 0 || bytes > slab->end_bytes || at_bytes > slab->end_bytes - bytes)
         return false;
+    collect_loose(slab);
     span = span_of(slab, at, bytes);
     for (int32_t i = span.index; i < span.end; i++)
         claim_page(slab, i);

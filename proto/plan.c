@@ -32,13 +32,19 @@ static bool is_left_of(const struct plan_item *a, const struct plan_item *b)
     return a->range.sector != b->range.sector ? a->range.sector < b->range.sector : a->age < b->age;
 }
 
-static void renew_end(struct plan_item *item)
+/* True if it has changed. */
+static bool renew_end(struct plan_item *item)
 {
-    item->end_max = end_of(&item->range);
-    if (item->left && item->left->end_max > item->end_max)
-        item->end_max = item->left->end_max;
-    if (item->right && item->right->end_max > item->end_max)
-        item->end_max = item->right->end_max;
+    uint64_t end_max = end_of(&item->range);
+
+    if (item->left && item->left->end_max > end_max)
+        end_max = item->left->end_max;
+    if (item->right && item->right->end_max > end_max)
+        end_max = item->right->end_max;
+    if (end_max == item->end_max)
+        return false;
+    item->end_max = end_max;
+    return true;
 }
 
 /* Where the tree points to this item. */
@@ -68,8 +74,8 @@ static void rotate_up(struct plan *plan, struct plan_item *item)
         parent->right = inner;
         item->left = parent;
     }
+    item->end_max = parent->end_max; /* over the same ones as it was */
     renew_end(parent);
-    renew_end(item);
 }
 
 /* Calls `met` for each item of the subtree that cannot be at the server together with `item`. */
@@ -103,7 +109,7 @@ static void count_blocker(void *arg, struct plan_item *older)
 {
     struct plan_item *item = arg;
 
-    (void)older;
+    older->in_the_way = true;
     item->blockers++;
 }
 
@@ -156,11 +162,12 @@ void plan_remove(struct plan *plan, struct plan_item *item,
                             ? item->left
                             : item->right);
     *place_of(plan, item) = NULL;
-    for (struct plan_item *above = item->parent; above; above = above->parent)
-        renew_end(above);
+    for (struct plan_item *above = item->parent; above && renew_end(above);)
+        above = above->parent;
     item->planned = false;
     plan->count--;
-    each_in_the_way(plan->root, item, unblock, &removal);
+    if (item->in_the_way)
+        each_in_the_way(plan->root, item, unblock, &removal);
 }
 
 /* -- neighbours ------------------------------------------------------------------------------ */
@@ -194,28 +201,27 @@ struct plan_item *plan_behind(const struct plan *plan, const struct plan_item *i
 }
 
 void plan_gather(const struct plan *plan, struct plan_item *item, uint64_t max_sectors,
-                 uint64_t enough_sectors,
                  bool (*joins)(const struct plan_item *item, const struct plan_item *other),
                  struct plan_run *ret_run)
 {
     struct plan_run run = {.first = item, .count = 1, .sector_count = item->range.sector_count};
-    struct plan_item *last = item, *other;
+    struct plan_item *last = item;
 
     item->next = NULL;
-    while (run.sector_count < enough_sectors && (other = plan_before(run.first)) &&
-           joins(item, other) && run.sector_count + other->range.sector_count <= max_sectors) {
-        other->next = run.first;
-        run.first = other;
+    while ((run.before = plan_before(run.first)) && joins(item, run.before) &&
+           run.sector_count + run.before->range.sector_count <= max_sectors) {
+        run.before->next = run.first;
+        run.first = run.before;
         run.count++;
-        run.sector_count += other->range.sector_count;
+        run.sector_count += run.first->range.sector_count;
     }
-    while (run.sector_count < enough_sectors && (other = plan_behind(plan, last)) &&
-           joins(item, other) && run.sector_count + other->range.sector_count <= max_sectors) {
-        last->next = other;
-        other->next = NULL;
-        last = other;
+    while ((run.behind = plan_behind(plan, last)) && joins(item, run.behind) &&
+           run.sector_count + run.behind->range.sector_count <= max_sectors) {
+        last->next = run.behind;
+        last = run.behind;
+        last->next = NULL;
         run.count++;
-        run.sector_count += other->range.sector_count;
+        run.sector_count += last->range.sector_count;
     }
     *ret_run = run;
 }

@@ -36,6 +36,7 @@ struct plan_item {
     struct plan_range range; /* the caller's, and fixed while it is in the plan */
     uint32_t blockers;       /* older ones in its way */
     bool planned;            /* it is in the plan */
+    bool in_the_way;         /* of younger ones, or it was */
     struct plan_item *next;  /* in the run last gathered */
     /* Private: */
     uint32_t weight;  /* random; no child's is greater */
@@ -72,12 +73,12 @@ struct plan_run {
     struct plan_item *first; /* and from there by `next`, to NULL */
     uint32_t count;
     uint64_t sector_count;
+    struct plan_item *before, *behind; /* its neighbours, which did not join it; or NULL */
 };
 
 /* `item` and what lies side by side with it, as far as `joins` (both may start, and are alike) and
- * max_sectors allow; no further than needed to reach enough_sectors. */
+ * max_sectors allow. */
 void plan_gather(const struct plan *plan, struct plan_item *item, uint64_t max_sectors,
-                 uint64_t enough_sectors,
                  bool (*joins)(const struct plan_item *item, const struct plan_item *other),
                  struct plan_run *ret_run);
 

@@ -110,14 +110,24 @@ static int requests_waiting(struct ring *ring)
     return (int)waiting;
 }
 
-/* By words, since slots of either length are aligned to 4; atomic and volatile, so that each is
- * read exactly once, however the guest scribbles over them meanwhile. */
+/*
+ * By words, since slots of either length are aligned to 4, and where all are to 8 by longer ones;
+ * atomic and volatile, so that each is read exactly once, however the guest scribbles over them
+ * meanwhile.
+ */
 static void copy_slot(const struct ring *ring, uint32_t index, uint8_t *to)
 {
     const volatile uint8_t *from = shared_slot(ring, index);
-    uint32_t word;
+    uint64_t long_word;
+    uint32_t at = 0, word;
 
-    for (uint32_t at = 0; at < ring->slot_bytes; at += sizeof(word)) {
+    if (ring->slot_bytes % sizeof(long_word) == 0)
+        for (; at < ring->slot_bytes; at += sizeof(long_word)) {
+            long_word = __atomic_load_n(
+                (const volatile uint64_t *)(const volatile void *)(from + at), __ATOMIC_RELAXED);
+            memcpy(to + at, &long_word, sizeof(long_word));
+        }
+    for (; at < ring->slot_bytes; at += sizeof(word)) {
         word = __atomic_load_n((const volatile uint32_t *)(const volatile void *)(from + at),
                                __ATOMIC_RELAXED);
         memcpy(to + at, &word, sizeof(word));
