@@ -425,6 +425,7 @@ static void end_life(struct disk *disk, bool keep_file, const char *reason)
         keep_remove(disk->keep);
     disk->keep = NULL;
     list_remove(&disk->starved);
+    list_remove(&disk->unarmed);
     set_state(disk, STATE_CLOSED);
     publish(disk, DISK_CLOSED, reason);
 }
@@ -636,6 +637,7 @@ static void disk_destroy(struct disk *disk)
     list_remove(&disk->active);
     list_remove(&disk->place);
     list_remove(&disk->starved);
+    list_remove(&disk->unarmed);
     free(disk);
     disklink_publish(link, &report); /* the last use of it: the vbd may destroy it from now on */
 }
@@ -719,6 +721,13 @@ struct disk *disk_next_active(struct disk_home *home)
     struct list *node = list_pop(&home->active);
 
     return node ? container_of(node, struct disk, active) : NULL;
+}
+
+struct disk *disk_next_unarmed(struct disk_home *home)
+{
+    struct list *node = list_pop(&home->unarmed);
+
+    return node ? container_of(node, struct disk, unarmed) : NULL;
 }
 
 struct list *disk_place(struct disk *disk)

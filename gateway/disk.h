@@ -59,6 +59,10 @@
  *    send     hand commands to libnbd
  *    collect  replies: collect the copies of reads (one call)
  *    answer   put, push and notify once per ring
+ *
+ * and at the end of a turn, if it has nothing more to do
+ *
+ *    arm      ask its guest for an event at the next request
  */
 #ifndef BLKGATE_GATEWAY_DISK_H
 #define BLKGATE_GATEWAY_DISK_H
@@ -84,6 +88,7 @@ struct disk_home {
     struct grants *grants;
     struct evtchn *evtchn;
     struct list active;     /* disks with something to do in this turn */
+    struct list unarmed;    /* disks that took since their guests were last asked for events */
     struct list starved;    /* disks that wait for slab memory */
     uint64_t started_bytes; /* of data, by all disks in this turn */
 };
@@ -98,6 +103,8 @@ struct disk *disk_of_place(struct list *node);
 
 /* The next active disk, which is active no longer until something new happens; NULL: none. */
 struct disk *disk_next_active(struct disk_home *home);
+/* Likewise the next that took requests and has not been told to arm its rings since. */
+struct disk *disk_next_unarmed(struct disk_home *home);
 
 /* Returns false when the disk has ENDED and is no more. */
 bool disk_advance(struct disk *disk);
@@ -107,5 +114,6 @@ void disk_start(struct disk *disk);
 void disk_send(struct disk *disk);
 void disk_collect(struct disk *disk);
 void disk_answer(struct disk *disk);
+void disk_arm(struct disk *disk);
 
 #endif

@@ -49,6 +49,7 @@ struct disk {
     struct list active; /* in home->active: has something to do in the next round */
     struct list place;  /* in a list of the worker's */
     struct list starved;
+    struct list unarmed; /* in home->unarmed */
     struct disk_home *home;
     struct disklink *link;
     const struct disklink_spec *spec;

@@ -277,10 +277,23 @@ void disk_take(struct disk *disk)
         else if (err == -ESTALE)
             disk_is_stale(disk);
     }
+    if (serving && !list_linked(&disk->unarmed))
+        list_append(&disk->home->unarmed, &disk->unarmed);
     if (disk->state == STATE_FAILING)
         disk_fail_waiting(disk, false);
     else if (!disk->given_up)
         collect_descriptors(disk);
+}
+
+/* One that is active takes again in the next round. */
+void disk_arm(struct disk *disk)
+{
+    bool more = false;
+
+    for (uint32_t i = 0; i < disk->queue_count && !list_linked(&disk->active); i++)
+        more |= queue_arm(disk->queues[i]);
+    if (more)
+        disk_activate(disk);
 }
 
 void disk_read(struct disk *disk)

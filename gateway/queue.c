@@ -18,10 +18,11 @@ struct queue {
     uint32_t page_count;
     uint32_t port;
     bool bound;
-    bool event_waits; /* the port is masked until the ring has been scanned */
+    bool signalled; /* an event came since the last take */
+    bool masked;    /* its port is, since then, until the ring is armed */
     bool answers_wait;
     bool stale;               /* the guest has made the ring anew */
-    bool unarmed;             /* every slot was in use at the last take: no event was asked for */
+    bool unarmed;             /* no event was asked for since the last take */
     struct request *requests; /* as many as the ring has slots: one is always free to take into */
     struct list free;
 };
@@ -30,7 +31,7 @@ static void on_event(void *arg)
 {
     struct queue *queue = arg;
 
-    queue->event_waits = true;
+    queue->masked = queue->signalled = true;
     queue->place.signalled(queue->place.arg);
 }
 
@@ -212,25 +213,34 @@ int queue_take(struct queue *queue, void (*taken)(void *arg, struct request *req
     struct request *request = NULL;
     int result;
 
+    queue->signalled = false;
     if (find_stale(queue)) {
-        queue->event_waits = queue->unarmed = false; /* the port stays masked */
+        queue->masked = queue->unarmed = false; /* the port stays masked */
         return -ESTALE;
     }
-    do {
-        while ((result = take_one(queue, &request)) > 0)
-            taken(arg, request);
-    } while (result == 0 && !list_empty(&queue->free) && ring_final_check(&queue->ring));
-    queue->unarmed = result == -EAGAIN || (result == 0 && list_empty(&queue->free));
-    if (queue->event_waits) {
-        queue->event_waits = false;
+    while ((result = take_one(queue, &request)) > 0)
+        taken(arg, request);
+    queue->unarmed = true;
+    return result == -EPROTO ? -EPROTO : 0;
+}
+
+bool queue_arm(struct queue *queue)
+{
+    if (queue->unarmed && !list_empty(&queue->free)) {
+        if (ring_final_check(&queue->ring))
+            return true;
+        queue->unarmed = false;
+    }
+    if (queue->masked) {
+        queue->masked = false;
         evtchn_unmask(queue->place.evtchn, queue->port);
     }
-    return result == -EPROTO ? -EPROTO : 0;
+    return false;
 }
 
 bool queue_must_take(const struct queue *queue)
 {
-    return queue->event_waits || (queue->unarmed && !list_empty(&queue->free));
+    return queue->signalled || (queue->unarmed && !list_empty(&queue->free));
 }
 
 void queue_answer(struct queue *queue, struct request *request, enum blkif_status status)

@@ -58,16 +58,19 @@ void queue_copied(struct queue *queue, const struct request *request, uint64_t d
 /* Unbinds and unmaps; what is unanswered stays so, unless the journal lives on. NULL is fine. */
 void queue_close(struct queue *queue);
 
-/* Takes what is on the ring now, one `taken` call each, and asks for an event at the next request;
- * with every slot in use it cannot ask, and must be called again once answers were pushed
- * (queue_must_take). -EPROTO: the guest has broken its ring; nothing more will be taken. -ESTALE:
- * it has made the ring anew, with no word of it; nothing is taken or put any more, and what an
- * answer was owed to is no more. */
+/* Takes what is on the ring now, one `taken` call each. -EPROTO: the guest has broken its ring;
+ * nothing more will be taken. -ESTALE: it has made the ring anew, with no word of it; nothing is
+ * taken or put any more, and what an answer was owed to is no more. */
 int queue_take(struct queue *queue, void (*taken)(void *arg, struct request *request), void *arg);
+
+/* After the last take before the loop sleeps, and not sooner, for until then the guest need not be
+ * asked to send events: asks for one at the next request. True: there already is one to take. With
+ * every slot in use it cannot ask: once answers were pushed, queue_must_take. */
+bool queue_arm(struct queue *queue);
 
 bool queue_is_stale(const struct queue *queue);
 
-/* An event came, or the last take ended for want of free requests and there are some now. */
+/* An event came, or the ring is not armed and there is room to take from it. */
 bool queue_must_take(const struct queue *queue);
 
 void queue_answer(struct queue *queue, struct request *request, enum blkif_status status);

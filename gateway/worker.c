@@ -73,14 +73,18 @@ static void round_run(struct worker *worker)
 static void on_before_sleep(struct ev_loop *loop, struct ev_prepare *prepare, int events)
 {
     struct worker *worker = prepare->data;
+    struct disk_home *home = &worker->home;
+    struct disk *disk;
 
     (void)events;
-    worker->home.started_bytes = 0;
-    for (int i = 0; i < LIMIT_ROUNDS_PER_TURN && !list_empty(&worker->home.active) &&
-                    worker->home.started_bytes < LIMIT_ROUND_BYTES;
+    home->started_bytes = 0;
+    for (int i = 0; i < LIMIT_ROUNDS_PER_TURN && !list_empty(&home->active) &&
+                    home->started_bytes < LIMIT_ROUND_BYTES;
          i++)
         round_run(worker);
-    if (list_empty(&worker->home.active))
+    while ((disk = disk_next_unarmed(home)))
+        disk_arm(disk);
+    if (list_empty(&home->active))
         ev_idle_stop(loop, &worker->more_work);
     else
         ev_idle_start(loop, &worker->more_work);
@@ -128,6 +132,7 @@ static int open_home(struct worker *worker, unsigned index)
 
     list_init(&home->active);
     list_init(&home->starved);
+    list_init(&home->unarmed);
     home->loop = ev_loop_new(EVFLAG_AUTO);
     if (!home->loop)
         return -ENOMEM;
