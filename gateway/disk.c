@@ -14,6 +14,8 @@
 #include "gateway/config.h"
 #include "gateway/disk_private.h"
 #include "gateway/faults.h"
+#include "gateway/keepdir.h"
+#include "gateway/pages.h"
 
 static const char *const state_names[] = {
 #define X(name) #name,
@@ -167,9 +169,18 @@ static void set_timer(struct disk *disk, uint32_t timeout_ms)
     ev_timer_start(disk->home->loop, &disk->close_timer);
 }
 
+static void kept_path(const struct disk *disk, char ret_path[static LIMIT_PATH_BYTES])
+{
+    keepdir_file(disk->spec->keep_dir, disk->spec->kind, disk->spec->domid, disk->spec->devid,
+                 ret_path, LIMIT_PATH_BYTES);
+}
+
 static int open_kept_file(struct disk *disk, char *reason)
 {
-    return keep_open(disk->spec->keep_path, disk->spec->config->fence_time_ms, &disk->keep, reason);
+    char path[LIMIT_PATH_BYTES];
+
+    kept_path(disk, path);
+    return keep_open(path, disk->spec->config->fence_time_ms, &disk->keep, reason);
 }
 
 /* What is kept is of no use any more; what a lost server may still write is not over by that. */
@@ -302,6 +313,7 @@ static int have_file(struct disk *disk, const struct disk_order *order,
                      char reason[static LIMIT_REASON_BYTES])
 {
     const struct journal_identity identity = identity_of(disk, order);
+    char path[LIMIT_PATH_BYTES];
 
     if (disk->keep && fits(disk, order, &identity)) {
         journal_grow_export(keep_journal(disk->keep), identity.export_bytes);
@@ -316,8 +328,9 @@ static int have_file(struct disk *disk, const struct disk_order *order,
     drop_file(disk);
     if (disk->haunted_by)
         return -EAGAIN;
-    return keep_create(disk->spec->keep_path, order->entry_count, !disk->properties.readonly,
-                       &identity, &disk->keep, reason);
+    kept_path(disk, path);
+    return keep_create(path, order->entry_count, !disk->properties.readonly, &identity, &disk->keep,
+                       reason);
 }
 
 static void step_opening(struct disk *disk, const struct disk_order *order)
@@ -624,6 +637,12 @@ static void step_order(struct disk *disk, const struct disk_order *order)
         start_probe(disk, order->probe);
 }
 
+/* With its commands behind it, so that the first of them lie in its own page. */
+static size_t disk_bytes(uint32_t commands)
+{
+    return sizeof(struct disk) + commands * sizeof(struct command);
+}
+
 static void disk_destroy(struct disk *disk)
 {
     struct disklink *link = disk->link;
@@ -638,7 +657,7 @@ static void disk_destroy(struct disk *disk)
     list_remove(&disk->place);
     list_remove(&disk->starved);
     list_remove(&disk->unarmed);
-    free(disk);
+    pages_unmap(disk, disk_bytes(disk->command_count));
     disklink_publish(link, &report); /* the last use of it: the vbd may destroy it from now on */
 }
 
@@ -683,10 +702,12 @@ static void on_order(void *arg)
 
 int disk_create(struct disklink *link, struct disk **ret_disk)
 {
-    struct disk *disk = calloc(1, sizeof *disk);
+    uint32_t commands = 2 * disklink_spec(link)->config->connections * LIMIT_COMMANDS_IN_FLIGHT;
+    struct disk *disk = pages_map(disk_bytes(commands));
 
     if (!disk)
         return -ENOMEM;
+    disk->command_count = commands;
     disk->link = link;
     disk->spec = disklink_spec(link);
     disk->name = disk->spec->name;

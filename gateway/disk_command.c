@@ -4,7 +4,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "gateway/config.h"
@@ -44,21 +43,11 @@ static struct merge merge_limits(void)
     return (struct merge){LIMIT_MERGE_BYTES, LIMIT_MERGE_ENOUGH_BYTES, LIMIT_PIPELINE_COMMANDS};
 }
 
-int disk_commands_create(struct disk *disk)
+void disk_commands_reset(struct disk *disk)
 {
-    unsigned connections = disk->spec->config->connections;
-
     disk->merge = merge_limits();
-    disk->command_count = 2 * connections * LIMIT_COMMANDS_IN_FLIGHT;
-    disk->commands = calloc(disk->command_count, sizeof *disk->commands);
-    return disk->commands ? 0 : -ENOMEM;
-}
-
-void disk_commands_destroy(struct disk *disk)
-{
-    free(disk->commands);
-    disk->commands = disk->free_commands = NULL;
-    disk->command_count = disk->commands_used = 0;
+    disk->free_commands = NULL;
+    disk->commands_used = 0;
 }
 
 bool disk_has_command(const struct disk *disk)

@@ -90,8 +90,7 @@ struct disk {
     size_t memory_bytes;                          /* of the slab: this disk's */
     uint8_t *reserve; /* with the rings: a page for descriptors, then data; the oldest request's */
 
-    struct command *commands;              /* with the rings */
-    uint32_t command_count, commands_used; /* of them, those that ever were */
+    uint32_t command_count, commands_used; /* of `commands`, those that ever were */
     struct command *free_commands;
     struct list collected; /* whose bytes come with this turn's copy */
     uint32_t collected_count;
@@ -116,12 +115,14 @@ struct disk {
     struct ev_timer rest_timer;  /* on-error = retry: some requests rest until then */
     struct ev_timer close_timer; /* of a close or a stop */
 
-    struct replay_cmd replay[LIMIT_COMMANDS_IN_FLIGHT];
+    struct replay_cmd *replay; /* LIMIT_COMMANDS_IN_FLIGHT of them, since the first replay */
     uint32_t replay_out;
     struct kept *replay_kept; /* whose part is next; NULL: none is */
     struct journal_part replay_part;
 
     struct log_limit log_guest, log_server, log_session;
+
+    struct command commands[];
 };
 
 /* disk.c */
@@ -163,8 +164,7 @@ void *disk_get_memory(struct disk *disk, bool oldest, size_t bytes, uint8_t *res
 bool disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve);
 
 /* disk_command.c */
-int disk_commands_create(struct disk *disk);
-void disk_commands_destroy(struct disk *disk);
+void disk_commands_reset(struct disk *disk);    /* with the rings */
 bool disk_has_command(const struct disk *disk); /* a free one */
 /* What would be one command: the request and, if they are ready too, others beside it. */
 void disk_gather(struct disk *disk, struct request *request, struct plan_run *ret_run);

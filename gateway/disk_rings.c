@@ -6,11 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
 
 #include "gateway/disk_private.h"
+#include "gateway/pages.h"
 #include "gateway/queue.h"
 
 static void on_signalled(void *arg)
@@ -21,13 +21,8 @@ static void on_signalled(void *arg)
 /* Invariant 6. A page never used costs no memory. */
 static int make_reserve(struct disk *disk)
 {
-    void *memory = mmap(NULL, LIMIT_RESERVE_BYTES, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (memory == MAP_FAILED)
-        return -errno;
-    disk->reserve = memory;
-    return 0;
+    disk->reserve = pages_map(LIMIT_RESERVE_BYTES);
+    return disk->reserve ? 0 : -ENOMEM;
 }
 
 void disk_rings_close(struct disk *disk)
@@ -35,9 +30,7 @@ void disk_rings_close(struct disk *disk)
     for (uint32_t i = 0; i < disk->queue_count; i++)
         queue_close(disk->queues[i]);
     disk->queue_count = 0;
-    disk_commands_destroy(disk);
-    if (disk->reserve)
-        munmap(disk->reserve, LIMIT_RESERVE_BYTES);
+    pages_unmap(disk->reserve, LIMIT_RESERVE_BYTES);
     disk->reserve = NULL;
 }
 
@@ -54,8 +47,7 @@ static int open_queues(struct disk *disk, const struct disk_order *order, char *
     };
     int err = make_reserve(disk);
 
-    if (err == 0)
-        err = disk_commands_create(disk);
+    disk_commands_reset(disk);
     if (err < 0)
         snprintf(reason, reason_bytes, "out of memory");
     for (uint32_t i = 0; err == 0 && i < order->queue_count && i < LIMIT_QUEUES; i++) {

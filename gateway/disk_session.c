@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "gateway/config.h"
@@ -124,6 +125,12 @@ static void end_hold(struct disk *disk)
 
 static struct replay_cmd *free_replay(struct disk *disk)
 {
+    if (!disk->replay) /* most disks never need one */
+        disk->replay = calloc(LIMIT_COMMANDS_IN_FLIGHT, sizeof *disk->replay);
+    if (!disk->replay)
+        target_give_up_session(disk->target, "out of memory");
+    if (!disk->replay)
+        return NULL;
     for (unsigned i = 0; i < LIMIT_COMMANDS_IN_FLIGHT; i++) {
         if (!disk->replay[i].kept)
             return &disk->replay[i];
@@ -251,12 +258,13 @@ static void on_completed(void *arg, struct nbdcmd *cmd)
 {
     struct disk *disk = arg;
     const char *at = (const char *)cmd, *first = (const char *)disk->replay;
+    size_t replay_bytes = LIMIT_COMMANDS_IN_FLIGHT * sizeof *disk->replay;
 
     if (cmd == &disk->own_flush)
         own_flush_completed(disk, cmd->error);
     else if (cmd == &disk->flush_cmd)
         disk_flush_completed(disk, cmd->error);
-    else if (at >= first && at < first + sizeof disk->replay)
+    else if (first && at >= first && at < first + replay_bytes)
         replay_completed(disk, container_of(cmd, struct replay_cmd, cmd), cmd->error);
     else
         disk_command_completed(disk, container_of(cmd, struct command, cmd), cmd->error);
@@ -325,5 +333,6 @@ void disk_session_reset(struct disk *disk)
     disk->flush_failures = 0;
     disk->replay_kept = NULL;
     disk->replay_out = 0;
-    memset(disk->replay, 0, sizeof disk->replay);
+    free(disk->replay); /* nothing of it is at a server any more */
+    disk->replay = NULL;
 }

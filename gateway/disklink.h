@@ -60,8 +60,9 @@ struct disklink_spec {
     const struct config_disk *config; /* export and its options */
     uint16_t domid;                   /* the frontend's domain */
     uint32_t devid;                   /* the virtual device */
-    char keep_path[LIMIT_PATH_BYTES]; /* of its kept file */
-    bool readonly;                    /* mode `r`, or the config says so */
+    const char *keep_dir; /* of its kept file (keepdir.h), with the kind; both outlive it */
+    const char *kind;
+    bool readonly; /* mode `r`, or the config says so */
     uint32_t connect_timeout_ms;
 };
 

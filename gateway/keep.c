@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "gateway/faults.h"
+#include "gateway/pages.h"
 #include "gateway/slab.h"
 
 enum { STAT_BLOCK_BYTES = 512 }; /* what st_blocks counts in */
@@ -24,10 +25,13 @@ struct keep {
     uint8_t *memory;
     uint64_t length_bytes;
     struct journal journal;
+    void *tables; /* scratch, kept, and what a replay needs */
+    size_t tables_bytes;
     uint32_t *scratch;
     struct slab *slab; /* over the data area; NULL for a disk that is never written */
     uint64_t data_bytes;
-    uint64_t given_bytes; /* of the data area: blocks that exist in the file */
+    uint64_t taken_bytes; /* of the data area: blocks that exist in the file */
+    uint64_t given_bytes; /* of them: those that the slab has, since they were needed */
     struct kept *kept;    /* by the number of their record */
     uint32_t record_count;
 
@@ -95,17 +99,25 @@ static int map_file(struct keep *keep)
     return 0;
 }
 
-/* Everything beside the file that a keep needs, once the journal knows its sizes. */
+/* Everything beside the file that a keep needs, once the journal knows its sizes; in one piece, of
+ * which an idle disk never touches most. */
 static int make_tables(struct keep *keep, const struct journal_layout *layout)
 {
+    const size_t records = layout->geometry.record_count;
+    uint32_t *words;
+
     keep->record_count = layout->geometry.record_count;
     keep->data_bytes = layout->geometry.data_bytes;
-    keep->scratch = calloc(layout->scratch_count, sizeof *keep->scratch);
-    keep->kept = calloc(keep->record_count, sizeof *keep->kept);
-    keep->replay_records = calloc(keep->record_count, sizeof *keep->replay_records);
-    keep->replay_heap = calloc(keep->record_count, sizeof *keep->replay_heap);
-    if (!keep->scratch || !keep->kept || !keep->replay_records || !keep->replay_heap)
+    keep->tables_bytes = records * sizeof *keep->kept +
+                         (layout->scratch_count + 2 * records) * sizeof *keep->scratch;
+    keep->tables = pages_map(keep->tables_bytes);
+    if (!keep->tables)
         return -ENOMEM;
+    keep->kept = keep->tables;
+    words = (uint32_t *)(void *)(keep->kept + records);
+    keep->scratch = words;
+    keep->replay_records = words + layout->scratch_count;
+    keep->replay_heap = keep->replay_records + records;
     if (keep->data_bytes == 0)
         return 0;
     return slab_create_over(keep->memory + layout->data_offset, keep->data_bytes, &keep->slab);
@@ -114,31 +126,32 @@ static int make_tables(struct keep *keep, const struct journal_layout *layout)
 /* The next block of the data area exists from now on: no store into it can fail. */
 static bool take_block(struct keep *keep)
 {
-    uint64_t at_bytes = keep->journal.layout.data_offset + keep->given_bytes;
+    uint64_t at_bytes = keep->journal.layout.data_offset + keep->taken_bytes;
+    int64_t block_bytes = (int64_t)slab_alloc_max();
 
-    if (keep->given_bytes == keep->data_bytes ||
-        posix_fallocate(keep->fd, (off_t)at_bytes, (off_t)slab_alloc_max()) != 0)
+    if (keep->taken_bytes == keep->data_bytes)
+        return false;
+    if (atomic_fetch_sub(&budget_left_bytes, block_bytes) >= block_bytes &&
+        posix_fallocate(keep->fd, (off_t)at_bytes, (off_t)block_bytes) == 0) {
+        keep->taken_bytes += (uint64_t)block_bytes;
+        return true;
+    }
+    atomic_fetch_add(&budget_left_bytes, block_bytes);
+    return false;
+}
+
+static bool grow(struct keep *keep)
+{
+    if (!keep->slab || (keep->given_bytes == keep->taken_bytes && !take_block(keep)))
         return false;
     keep->given_bytes += slab_alloc_max();
     return slab_extend(keep->slab);
 }
 
-static bool grow(struct keep *keep)
-{
-    int64_t block_bytes = (int64_t)slab_alloc_max();
-
-    if (!keep->slab)
-        return false;
-    if (atomic_fetch_sub(&budget_left_bytes, block_bytes) >= block_bytes && take_block(keep))
-        return true;
-    atomic_fetch_add(&budget_left_bytes, block_bytes);
-    return false;
-}
-
 static void return_budget(struct keep *keep)
 {
-    if (keep->given_bytes > LIMIT_KEPT_FLOOR_BYTES)
-        atomic_fetch_add(&budget_left_bytes, (int64_t)(keep->given_bytes - LIMIT_KEPT_FLOOR_BYTES));
+    if (keep->taken_bytes > LIMIT_KEPT_FLOOR_BYTES)
+        atomic_fetch_add(&budget_left_bytes, (int64_t)(keep->taken_bytes - LIMIT_KEPT_FLOOR_BYTES));
 }
 
 void keep_close(struct keep *keep)
@@ -151,10 +164,7 @@ void keep_close(struct keep *keep)
         munmap(keep->memory, keep->length_bytes);
     if (keep->fd >= 0)
         close(keep->fd);
-    free(keep->scratch);
-    free(keep->kept);
-    free(keep->replay_records);
-    free(keep->replay_heap);
+    pages_unmap(keep->tables, keep->tables_bytes);
     free(keep->path);
     free(keep);
 }
@@ -208,8 +218,7 @@ int keep_create(const char *path, uint32_t entry_count, bool writable,
     err = journal_open(&keep->journal, keep->memory, keep->length_bytes, keep->scratch, ret_reason);
     if (err < 0)
         goto fail;
-    while (keep->given_bytes < LIMIT_KEPT_FLOOR_BYTES && take_block(keep))
-        continue;
+    keep->taken_bytes = writable ? LIMIT_KEPT_FLOOR_BYTES : 0;
     *ret_keep = keep;
     return 0;
 fail:
@@ -235,26 +244,25 @@ static uint64_t existing_bytes(const struct keep *keep, uint64_t taken_bytes)
 
 static int take_existing_blocks(struct keep *keep, uint64_t taken_bytes)
 {
-    uint64_t existing = existing_bytes(keep, taken_bytes);
-
-    if (keep->data_bytes > 0 && existing < LIMIT_KEPT_FLOOR_BYTES)
+    keep->taken_bytes = existing_bytes(keep, taken_bytes);
+    if (keep->data_bytes > 0 && keep->taken_bytes < LIMIT_KEPT_FLOOR_BYTES)
         return -EBADMSG;
-    while (keep->given_bytes < existing) {
-        if (!take_block(keep))
-            return -EBADMSG;
-        if (keep->given_bytes > LIMIT_KEPT_FLOOR_BYTES) /* ours already, whatever the budget is */
-            atomic_fetch_sub(&budget_left_bytes, (int64_t)slab_alloc_max());
-    }
+    if (keep->taken_bytes > LIMIT_KEPT_FLOOR_BYTES) /* ours already, whatever the budget is */
+        atomic_fetch_sub(&budget_left_bytes, (int64_t)(keep->taken_bytes - LIMIT_KEPT_FLOOR_BYTES));
     return 0;
 }
 
 /* Holds bytes that an earlier life had there. */
 static int claim(struct keep *keep, uint64_t data_at_bytes, uint32_t length_bytes)
 {
-    if (!keep->slab || data_at_bytes + length_bytes > keep->given_bytes ||
-        !slab_claim(keep->slab, journal_data(&keep->journal, data_at_bytes), length_bytes))
+    if (!keep->slab || data_at_bytes + length_bytes > keep->taken_bytes)
         return -EBADMSG;
-    return 0;
+    while (data_at_bytes + length_bytes > keep->given_bytes)
+        if (!grow(keep))
+            return -EBADMSG;
+    return slab_claim(keep->slab, journal_data(&keep->journal, data_at_bytes), length_bytes)
+               ? 0
+               : -EBADMSG;
 }
 
 static void set_ghost_link(struct keep *keep, struct kept *kept)
@@ -549,7 +557,7 @@ void kept_release(struct keep *keep, struct kept *kept, uint32_t length_bytes)
 
 void keep_lost(struct keep *keep, uint32_t parked)
 {
-    for (uint32_t i = 0; i < keep->record_count; i++) {
+    for (uint32_t i = 0; i < journal_records_end(&keep->journal); i++) {
         struct kept *kept = &keep->kept[i];
 
         if (kept->state == JOURNAL_FREE || kept->out == 0)
@@ -635,8 +643,9 @@ uint64_t keep_unflushed_bytes(const struct keep *keep)
 
 static bool can_grow(const struct keep *keep)
 {
-    return keep->given_bytes < keep->data_bytes &&
-           atomic_load(&budget_left_bytes) >= (int64_t)slab_alloc_max();
+    return keep->given_bytes < keep->taken_bytes ||
+           (keep->taken_bytes < keep->data_bytes &&
+            atomic_load(&budget_left_bytes) >= (int64_t)slab_alloc_max());
 }
 
 /* Early enough that nobody need wait for the flush. */
@@ -672,7 +681,7 @@ bool keep_replay_next(struct keep *keep, struct kept **ret_kept, struct journal_
 
 static struct kept *find_by_data(struct keep *keep, const uint8_t *data)
 {
-    for (uint32_t i = 0; i < keep->record_count; i++) {
+    for (uint32_t i = 0; i < journal_records_end(&keep->journal); i++) {
         struct kept *kept = &keep->kept[i];
 
         if (kept->state != JOURNAL_FREE && kept->data && data >= kept->data &&
@@ -702,7 +711,7 @@ int keep_adopt(struct keep *keep, const struct journal_entry *entry, struct kept
 
 void keep_adopted(struct keep *keep)
 {
-    for (uint32_t i = 0; i < keep->record_count; i++) {
+    for (uint32_t i = 0; i < journal_records_end(&keep->journal); i++) {
         struct kept *kept = &keep->kept[i];
 
         if (kept->state == JOURNAL_SENT && kept->asked_bytes == 0)

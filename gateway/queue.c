@@ -2,11 +2,11 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "gateway/evtchn.h"
 #include "gateway/grants.h"
+#include "gateway/pages.h"
 #include "proto/ring.h"
 
 struct queue {
@@ -16,16 +16,34 @@ struct queue {
     struct journal_queue journal;
     void *memory; /* the mapped ring */
     uint32_t page_count;
+    uint32_t slots;
     uint32_t port;
     bool bound;
     bool signalled; /* an event came since the last take */
     bool masked;    /* its port is, since then, until the ring is armed */
     bool answers_wait;
-    bool stale;               /* the guest has made the ring anew */
-    bool unarmed;             /* no event was asked for since the last take */
-    struct request *requests; /* as many as the ring has slots: one is always free to take into */
-    struct list free;
+    bool stale;                /* the guest has made the ring anew */
+    bool unarmed;              /* no event was asked for since the last take */
+    uint32_t requests_used;    /* of `requests`, those that ever were */
+    struct request *free;      /* of those; the one used last is first, for it is warm */
+    struct request requests[]; /* as many as the ring has slots: one is always free to take into */
 };
+
+static bool has_free(const struct queue *queue)
+{
+    return queue->free || queue->requests_used < queue->slots;
+}
+
+static struct request *take_free(struct queue *queue)
+{
+    struct request *request = queue->free;
+
+    if (request)
+        queue->free = request->next_free;
+    else
+        request = &queue->requests[queue->requests_used++];
+    return request;
+}
 
 static void on_event(void *arg)
 {
@@ -52,25 +70,23 @@ static int map_ring(struct queue *queue, const struct disk_ring *ring, char *rea
     return 0;
 }
 
+static size_t queue_bytes(uint32_t slots)
+{
+    return sizeof(struct queue) + slots * sizeof(struct request);
+}
+
 int queue_open(const struct queue_place *place, const struct disk_ring *ring,
                struct queue **ret_queue, char *ret_reason, size_t reason_bytes)
 {
-    struct queue *queue = calloc(1, sizeof *queue);
     uint32_t slots = ring_slots(place->abi, ring->page_count);
-    int err = -ENOMEM;
+    struct queue *queue = pages_map(queue_bytes(slots));
+    int err;
 
     snprintf(ret_reason, reason_bytes, "out of memory");
     if (!queue)
         return -ENOMEM;
     queue->place = *place;
-    list_init(&queue->free);
-    queue->requests = calloc(slots, sizeof *queue->requests);
-    if (!queue->requests)
-        goto fail;
-    for (uint32_t i = 0; i < slots; i++) {
-        queue->requests[i].queue = queue;
-        list_append(&queue->free, &queue->requests[i].work);
-    }
+    queue->slots = slots;
 
     err = evtchn_bind(place->evtchn, place->domid, ring->event_channel, on_event, queue,
                       &queue->port);
@@ -137,14 +153,14 @@ void queue_close(struct queue *queue)
     if (queue->bound)
         evtchn_unbind(queue->place.evtchn, queue->port);
     grants_unmap(queue->place.grants, queue->memory, queue->page_count);
-    free(queue->requests);
-    free(queue);
+    pages_unmap(queue, queue_bytes(queue->slots));
 }
 
 static struct request *make_request(struct queue *queue, uint32_t entry, const uint8_t *slot)
 {
-    struct request *request = container_of(list_pop(&queue->free), struct request, work);
+    struct request *request = take_free(queue);
 
+    request->queue = queue;
     request->entry = entry;
     blkif_req_decode(queue->place.abi, slot, &request->blkif);
     request->segs = request->blkif.seg;
@@ -186,7 +202,7 @@ static int look_only(struct queue *queue)
 /* As ring_take, into the journal. */
 static int take_one(struct queue *queue, struct request **ret_request)
 {
-    uint8_t *slot = list_empty(&queue->free) ? NULL : journal_next_slot(&queue->journal);
+    uint8_t *slot = has_free(queue) ? journal_next_slot(&queue->journal) : NULL;
     int result;
 
     if (!slot)
@@ -226,7 +242,7 @@ int queue_take(struct queue *queue, void (*taken)(void *arg, struct request *req
 
 bool queue_arm(struct queue *queue)
 {
-    if (queue->unarmed && !list_empty(&queue->free)) {
+    if (queue->unarmed && has_free(queue)) {
         if (ring_final_check(&queue->ring))
             return true;
         queue->unarmed = false;
@@ -240,7 +256,7 @@ bool queue_arm(struct queue *queue)
 
 bool queue_must_take(const struct queue *queue)
 {
-    return queue->signalled || (queue->unarmed && !list_empty(&queue->free));
+    return queue->signalled || (queue->unarmed && has_free(queue));
 }
 
 void queue_answer(struct queue *queue, struct request *request, enum blkif_status status)
@@ -250,7 +266,8 @@ void queue_answer(struct queue *queue, struct request *request, enum blkif_statu
         ring_put(&queue->ring, request->blkif.id, request->blkif.answer_op, (int16_t)status);
     }
     request->state = REQUEST_FREE;
-    list_append(&queue->free, &request->work);
+    request->next_free = queue->free;
+    queue->free = request;
     queue->answers_wait = true;
 }
 

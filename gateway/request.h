@@ -50,7 +50,8 @@ enum request_state {
 
 struct request {
     struct list age;  /* in disk's unfinished requests, oldest first */
-    struct list work; /* in the queue's free list, or in the list of its state; in its command's */
+    struct list work; /* in the list of its state, or in its command's */
+    struct request *next_free;
     struct queue *queue;
     enum request_state state;
     struct blkif_req blkif;

@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
+#include "gateway/pages.h"
 #include "proto/limits.h"
 
 enum {
@@ -73,7 +73,7 @@ int slab_create_over(void *memory, size_t bytes, struct slab **ret_slab)
     slab = calloc(1, sizeof *slab);
     if (!slab)
         return -ENOMEM;
-    slab->pages = calloc(pages, sizeof *slab->pages);
+    slab->pages = pages_map(pages * sizeof *slab->pages);
     if (!slab->pages) {
         free(slab);
         return -ENOMEM;
@@ -97,15 +97,14 @@ bool slab_extend(struct slab *slab)
 
 int slab_create(size_t bytes, struct slab **ret_slab)
 {
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = pages_map(bytes);
     int err;
 
-    if (memory == MAP_FAILED)
-        return -errno;
+    if (!memory)
+        return -ENOMEM;
     err = slab_create_over(memory, bytes, ret_slab);
     if (err < 0) {
-        munmap(memory, bytes);
+        pages_unmap(memory, bytes);
         return err;
     }
     (*ret_slab)->owns_base = true;
@@ -119,8 +118,8 @@ void slab_destroy(struct slab *slab)
     if (!slab)
         return;
     if (slab->owns_base)
-        munmap(slab->base, slab->bytes);
-    free(slab->pages);
+        pages_unmap(slab->base, slab->bytes);
+    pages_unmap(slab->pages, slab->bytes / LIMIT_PAGE_BYTES * sizeof *slab->pages);
     free(slab);
 }
 

@@ -9,16 +9,18 @@
 #include <string.h>
 
 #include "gateway/config.h"
+#include "gateway/pages.h"
 #include "gateway/parked.h"
 #include "gateway/resolve.h"
 #include "gateway/traits.h"
 #include "proto/limits.h"
 
-/* One connection of an attempt at a session. */
+/* A place for one connection: of the session, and of an attempt at the next one. */
 struct leg {
     struct target *target;
-    struct resolve *resolve; /* while connecting */
-    struct nbd_handle *nbd;  /* connected */
+    struct nbdconn *conn;    /* the session's; the first conn_count places have one */
+    struct resolve *resolve; /* the attempt's, while connecting */
+    struct nbd_handle *nbd;  /* ... connected */
 };
 
 struct target {
@@ -38,7 +40,6 @@ struct target {
 
     /* The session. */
     unsigned conn_count;
-    struct nbdconn *conns[LIMIT_CONNECTIONS];
     double up_since;
     struct ev_timer overdue;
     double patience_s; /* how old a command may get before another session is tried beside */
@@ -51,14 +52,16 @@ struct target {
     unsigned rounds;      /* without lasting success */
     unsigned legs_open;   /* asked and not yet known */
     uint32_t dice;
-    struct leg legs[LIMIT_CONNECTIONS];
     struct traits found;
     struct ev_timer retry;
 
     struct resolve *probe;
 
     struct parked_place parked_place;
-    struct parked parked[LIMIT_PARKED]; /* each a bit, by its index */
+    struct parked *parked; /* LIMIT_PARKED of them, each a bit, by its index */
+    uint32_t parked_used;  /* those bits: the others cost no memory */
+
+    struct leg legs[]; /* as many as the configuration allows connections */
 };
 
 static void attempt_begin(struct target *target);
@@ -70,21 +73,26 @@ static void attempt_later(struct target *target);
  * find one too. */
 static bool may_begin_session(const struct target *target)
 {
-    unsigned free_places = 0;
+    unsigned used = (unsigned)__builtin_popcount(target->parked_used);
 
-    for (unsigned i = 0; i < LIMIT_PARKED; i++)
-        free_places += !target->parked[i].used;
-    return free_places >= (target->up ? 2 : 1);
+    return LIMIT_PARKED - used >= (target->up ? 2 : 1);
 }
 
 static unsigned free_place(const struct target *target)
 {
     unsigned i = 0;
 
-    while (target->parked[i].used)
+    while (target->parked_used & 1u << i)
         i++;
     assert(i < LIMIT_PARKED);
     return i;
+}
+
+static void park(struct target *target, unsigned place, const int *sockets, unsigned count)
+{
+    target->parked_used |= 1u << place;
+    parked_start(&target->parked[place], &target->parked_place, target->session_path, sockets,
+                 count);
 }
 
 /* Returns the bit that stands for it from now on. */
@@ -97,9 +105,8 @@ static uint32_t session_park(struct target *target)
     ev_timer_stop(target->loop, &target->overdue);
     /* All first, so that nothing is sent anew on one while another's commands come back. */
     while (target->conn_count > 0)
-        sockets[count++] = nbdconn_park(target->conns[--target->conn_count]);
-    parked_start(&target->parked[place], &target->parked_place, target->session_path, sockets,
-                 count);
+        sockets[count++] = nbdconn_park(target->legs[--target->conn_count].conn);
+    park(target, place, sockets, count);
     return 1u << place;
 }
 
@@ -164,7 +171,7 @@ void target_deliver(struct target *target)
     char reason[LIMIT_REASON_BYTES];
 
     for (unsigned i = 0; target->up && i < target->conn_count; i++)
-        nbdconn_deliver(target->conns[i]);
+        nbdconn_deliver(target->legs[i].conn);
     if (!target->up || !target->given_up)
         return;
     snprintf(reason, sizeof reason, "%s", target->lost_reason);
@@ -174,15 +181,17 @@ void target_deliver(struct target *target)
 static void on_parked_over(void *arg, struct parked *parked)
 {
     struct target *target = arg;
+    uint32_t bit = 1u << (parked - target->parked);
 
-    target->handler->fenced(target->arg, 1u << (parked - target->parked));
+    target->parked_used &= ~bit;
+    target->handler->fenced(target->arg, bit);
 }
 
 /* -- attempts ------------------------------------------------------------------------------- */
 
 static void attempt_drop(struct target *target)
 {
-    for (unsigned i = 0; i < LIMIT_CONNECTIONS; i++) {
+    for (unsigned i = 0; i < target->spec->config->connections; i++) {
         resolve_cancel(target->legs[i].resolve);
         nbd_close(target->legs[i].nbd);
         target->legs[i].resolve = NULL;
@@ -235,12 +244,12 @@ static void attempt_failed(struct target *target, const char *reason)
 
 static void session_begin(struct target *target)
 {
-    for (unsigned i = 0; i < LIMIT_CONNECTIONS; i++) {
+    for (unsigned i = 0; i < target->spec->config->connections; i++) {
         struct nbd_handle *nbd = target->legs[i].nbd;
 
         target->legs[i].nbd = NULL;
         if (nbd && nbdconn_create(target->loop, nbd, &conn_handler, target,
-                                  &target->conns[target->conn_count]) == 0)
+                                  &target->legs[target->conn_count].conn) == 0)
             target->conn_count++;
     }
     attempt_drop(target);
@@ -358,7 +367,7 @@ static double oldest(const struct target *target)
     double oldest = 0., begun;
 
     for (unsigned i = 0; i < target->conn_count; i++) {
-        begun = nbdconn_oldest(target->conns[i]);
+        begun = nbdconn_oldest(target->legs[i].conn);
         if (begun > 0. && (oldest == 0. || begun < oldest))
             oldest = begun;
     }
@@ -415,7 +424,7 @@ static uint32_t in_flight(const struct target *target)
     uint32_t commands = 0;
 
     for (unsigned i = 0; i < target->conn_count; i++)
-        commands += nbdconn_in_flight(target->conns[i]);
+        commands += nbdconn_in_flight(target->legs[i].conn);
     return commands;
 }
 
@@ -424,7 +433,7 @@ static void session_end(struct target *target)
     target->up = target->given_up = false;
     ev_timer_stop(target->loop, &target->overdue);
     while (target->conn_count > 0)
-        nbdconn_destroy(target->conns[--target->conn_count]);
+        nbdconn_destroy(target->legs[--target->conn_count].conn);
 }
 
 uint32_t target_quit(struct target *target)
@@ -446,8 +455,11 @@ void target_close(struct target *target)
     attempt_drop(target);
     target_probe_drop(target);
     ev_timer_stop(target->loop, &target->retry);
-    for (unsigned i = 0; i < LIMIT_PARKED; i++)
-        parked_drop(&target->parked[i]);
+    for (unsigned i = 0; i < LIMIT_PARKED; i++) {
+        if (target->parked_used & 1u << i)
+            parked_drop(&target->parked[i]);
+    }
+    pages_unmap(target->parked, LIMIT_PARKED * sizeof *target->parked);
     free(target);
 }
 
@@ -455,11 +467,17 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
                 const struct target_past *past, const struct target_handler *handler, void *arg,
                 struct target **ret_target)
 {
-    struct target *target = calloc(1, sizeof *target);
+    size_t legs_bytes = spec->config->connections * sizeof(struct leg);
+    struct target *target = calloc(1, sizeof *target + legs_bytes);
     int err;
 
     if (!target)
         return -ENOMEM;
+    target->parked = pages_map(LIMIT_PARKED * sizeof *target->parked);
+    if (!target->parked) {
+        free(target);
+        return -ENOMEM;
+    }
     target->loop = loop;
     target->mailbox = mailbox;
     target->spec = spec;
@@ -475,7 +493,7 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
     target->traits.properties = past->properties;
     target->traits.flush = past->flush;
     if (past->crashed)
-        parked_start(&target->parked[0], &target->parked_place, 0, NULL, 0);
+        park(target, 0, NULL, 0);
     target->connecting = true;
     err = leg_start(target, 0, on_first_leg);
     if (err < 0) {
@@ -540,8 +558,8 @@ static struct nbdconn *choose(struct target *target)
         return NULL;
     watch_age(target);
     for (unsigned i = 0; i < target->conn_count; i++) {
-        if (!best || nbdconn_in_flight(target->conns[i]) < nbdconn_in_flight(best))
-            best = target->conns[i];
+        if (!best || nbdconn_in_flight(target->legs[i].conn) < nbdconn_in_flight(best))
+            best = target->legs[i].conn;
     }
     return best;
 }

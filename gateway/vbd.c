@@ -176,6 +176,7 @@ static void forget_device(struct vbd *vbd)
     vbd->device_nonce = 0;
     vbd->reason[0] = vbd->status[0] = '\0';
     vbd->connected_before = false;
+    free(vbd->node.params);
     memset(&vbd->node, 0, sizeof(vbd->node));
     memset(&vbd->order, 0, sizeof(vbd->order));
     memset(&vbd->report, 0, sizeof(vbd->report));
@@ -284,6 +285,7 @@ static int adopt(struct vbd *vbd, const struct vbd_node *node)
     const char *label = node->params;
     int ret;
 
+    free(vbd->node.params); /* of an earlier try */
     vbd->node = *node;
     snprintf(path, sizeof(path), "%s/" KEY_STATE, node->frontend);
     ret = store_watch(vbd->host->store, path, on_frontend, vbd, &vbd->watch);

@@ -224,10 +224,11 @@ static int make_link(struct vbd *vbd)
         .devid = vbd->devid,
         .readonly = vbd_is_readonly(vbd),
         .connect_timeout_ms = vbd->host->config->connect_timeout_ms,
+        .keep_dir = vbd->host->config->keep_dir,
+        .kind = vbd_kind_name(vbd->kind),
     };
 
     snprintf(spec.name, sizeof(spec.name), "%s", vbd->name);
-    vbd_keep_path(vbd, spec.keep_path, sizeof(spec.keep_path));
     return disklink_create(&spec, vbd->host->box, vbd_on_report, vbd, &vbd->link);
 }
 

@@ -105,25 +105,28 @@ static int find_owner(struct store *store, const struct config *config, enum vbd
                       const char *back, struct vbd_node *node)
 {
     static const char aio[] = "aio:"; /* libxl's word for raw */
-    char script[LIMIT_XENSTORE_PATH_BYTES];
+    char script[LIMIT_XENSTORE_PATH_BYTES], text[LIMIT_XENSTORE_BYTES];
+    const char *params = text;
     int ret = read_below(store, STORE_ALONE, back, KEY_SCRIPT, script, sizeof(script));
 
     if (ret < 0 && ret != -ENOENT)
         return ret;
     node->script = ret == 0;
-    ret = read_below(store, STORE_ALONE, back, KEY_PARAMS, node->params, sizeof(node->params));
+    ret = read_below(store, STORE_ALONE, back, KEY_PARAMS, text, sizeof(text));
     if (ret < 0)
         return ret;
 
-    if (kind != VBD_KIND_VBD && strncmp(node->params, aio, sizeof(aio) - 1) == 0)
-        memmove(node->params, node->params + sizeof(aio) - 1,
-                strlen(node->params + sizeof(aio) - 1) + 1);
+    if (kind != VBD_KIND_VBD && strncmp(text, aio, sizeof(aio) - 1) == 0)
+        params += sizeof(aio) - 1;
+    node->params = strdup(params);
+    if (!node->params)
+        return -ENOMEM;
     if (node->script && is_our_script(script))
         return 0; /* whatever it names: the script waits to hear of it */
     if (kind == VBD_KIND_VBD && node->script)
         return -ENOENT;
-    if (kind == VBD_KIND_VBD ? config_disk_find(config, node->params) != NULL
-                             : names_disk(config, node->params))
+    if (kind == VBD_KIND_VBD ? config_disk_find(config, params) != NULL
+                             : names_disk(config, params))
         return 0;
     return find_trace(store, back);
 }
@@ -166,6 +169,7 @@ int vbd_nodes_find(struct store *store, const struct config *config, enum vbd_ki
     *ret_node = node;
     return 0;
 out:
+    free(node.params);
     /* What does not fit or is no text is none of ours either. */
     return ret == -EMSGSIZE || ret == -EILSEQ ? -ENOENT : ret;
 }

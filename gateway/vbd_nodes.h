@@ -28,8 +28,8 @@ const char *vbd_kind_name(enum vbd_kind kind);
 /* What does not change as long as B is the same device. */
 struct vbd_node {
     char frontend[LIMIT_XENSTORE_PATH_BYTES / 2]; /* F */
-    char params[LIMIT_XENSTORE_BYTES];
-    bool script; /* a hotplug script is named: the device is ours once it says "connected" */
+    char *params; /* the owner's to free: mostly much shorter than it may be */
+    bool script;  /* a hotplug script is named: the device is ours once it says "connected" */
     bool readonly;
     bool cdrom;
     bool removable;

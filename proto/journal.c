@@ -300,11 +300,13 @@ int journal_record_add(struct journal *journal, const struct journal_record *rec
         record->kind == JOURNAL_WRITE ? record->data_at_bytes / LIMIT_SECTOR_BYTES : 0;
     struct file_record *file;
 
-    if (journal->free_record_count == 0)
+    if (journal_records_left(journal) == 0)
         return -ENOSPC;
     assert(record->data_at_bytes % LIMIT_SECTOR_BYTES == 0 &&
            record->length_bytes % LIMIT_SECTOR_BYTES == 0);
-    *ret_number = journal->free_records[--journal->free_record_count];
+    *ret_number = journal->freed_record_count > 0
+                      ? journal->freed_records[--journal->freed_record_count]
+                      : journal->fresh_record++;
     file = record_at(journal, *ret_number);
     assert(record_state(file) == JOURNAL_FREE);
     store64(&file->extent, join((uint32_t)data_sector, record->length_bytes / LIMIT_SECTOR_BYTES));
@@ -332,7 +334,7 @@ void journal_record_set(struct journal *journal, uint32_t number, enum journal_r
     assert(legal[record_state(record)][state]);
     if (state == JOURNAL_FREE) {
         store64(&record->word, 0);
-        journal->free_records[journal->free_record_count++] = number;
+        journal->freed_records[journal->freed_record_count++] = number;
     } else {
         store64(&record->word, join(record_tags[state], low_of(record->word)));
     }

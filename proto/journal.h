@@ -144,8 +144,9 @@ struct journal {
     struct journal_layout layout;
     struct journal_identity identity;
     uint64_t next_sequence;
-    uint32_t *free_records; /* a stack, in the caller's scratch */
-    uint32_t free_record_count;
+    uint32_t *freed_records; /* a stack, in the caller's scratch; they are used again first */
+    uint32_t freed_record_count;
+    uint32_t fresh_record; /* the first that was not used in this life, nor are those behind it */
 };
 
 /*
@@ -291,7 +292,14 @@ uint32_t journal_records_by_age(const struct journal *journal, uint32_t order[])
 
 static inline uint32_t journal_records_left(const struct journal *journal)
 {
-    return journal->free_record_count;
+    return journal->freed_record_count + journal->layout.geometry.record_count -
+           journal->fresh_record;
+}
+
+/* No record has this number or a higher one: they are few where few are in use together. */
+static inline uint32_t journal_records_end(const struct journal *journal)
+{
+    return journal->fresh_record;
 }
 
 /* -- replay ------------------------------------------------------------------------------------ */

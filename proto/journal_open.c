@@ -286,10 +286,22 @@ static void open_identity(struct journal *journal)
     };
 }
 
+static void open_free_records(struct journal *journal)
+{
+    uint32_t end = journal->layout.geometry.record_count;
+
+    while (end > 0 && record_state(record_at(journal, end - 1)) == JOURNAL_FREE)
+        end--;
+    journal->fresh_record = end;
+    while (end-- > 0)
+        if (record_state(record_at(journal, end)) == JOURNAL_FREE)
+            journal->freed_records[journal->freed_record_count++] = end;
+}
+
 int journal_open(struct journal *journal, void *memory, uint64_t length_bytes, uint32_t *scratch,
                  char ret_reason[static LIMIT_REASON_BYTES])
 {
-    struct journal opened = {.memory = memory, .free_records = scratch};
+    struct journal opened = {.memory = memory, .freed_records = scratch};
     int err;
 
     err = journal_peek(memory, length_bytes, &opened.layout, ret_reason);
@@ -308,10 +320,7 @@ int journal_open(struct journal *journal, void *memory, uint64_t length_bytes, u
     err = check_data(&opened, scratch, ret_reason);
     if (err < 0)
         return err;
-    for (uint32_t i = opened.layout.geometry.record_count; i-- > 0;) {
-        if (record_state(record_at(&opened, i)) == JOURNAL_FREE)
-            scratch[opened.free_record_count++] = i;
-    }
+    open_free_records(&opened);
     *journal = opened;
     return 0;
 }

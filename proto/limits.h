@@ -62,7 +62,7 @@ enum limits {
     LIMIT_ROUNDS_PER_TURN = 8, /* work rounds before the loop looks at its fds again */
     LIMIT_EVENTS_PER_TURN = 256,  /* event channels read before the loop turns */
     LIMIT_REPLIES_PER_TURN = 128, /* replies of one connection before another one's are read */
-    LIMIT_PIECES_PER_TURN = 16,    /* of a long reply, read without asking the loop */
+    LIMIT_PIECES_PER_TURN = 16,   /* of a long reply, read without asking the loop */
     LIMIT_CONFIG_BYTES = 1 << 20, /* a config file beyond it is not a config file */
     LIMIT_CONFIG_LINE_BYTES = 16 << 10, /* LIMIT_EXPORT_NAME_BYTES percent-encoded, and a socket */
 

@@ -26,13 +26,15 @@ static void on_report(void *arg)
 }
 
 static struct disklink *link_create(const struct front *front, const char *socket,
-                                    const char *keep_path)
+                                    const char *keep_dir)
 {
     struct disklink_spec spec = {
         .name = "lockstep",
         .domid = (uint16_t)front->guest->domid,
         .devid = DEVID,
         .connect_timeout_ms = CONNECT_MS,
+        .keep_dir = keep_dir,
+        .kind = "lockstep",
     };
     struct ev_loop *loop = ev_loop_new(EVFLAG_AUTO);
     struct config_disk *config;
@@ -41,7 +43,6 @@ static struct disklink *link_create(const struct front *front, const char *socke
     char uri[256];
 
     snprintf(uri, sizeof uri, "nbd+unix:///?socket=%s", socket);
-    snprintf(spec.keep_path, sizeof spec.keep_path, "%s", keep_path);
     if (!loop || mailbox_create(loop, &box) < 0 || config_disk_from_uri(uri, &config) < 0)
         lockstep_fail("no disk can be made of %s", uri);
     spec.config = config;
@@ -113,9 +114,9 @@ static void wait_for_threads(void)
     }
 }
 
-struct worker *disk_connect(const struct front *front, const char *socket, const char *keep_path)
+struct worker *disk_connect(const struct front *front, const char *socket, const char *keep_dir)
 {
-    struct disklink *link = link_create(front, socket, keep_path);
+    struct disklink *link = link_create(front, socket, keep_dir);
     struct disk_order order = order_make(front);
     struct worker *worker;
 

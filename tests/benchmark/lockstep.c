@@ -327,7 +327,7 @@ int main(int argc, char **argv)
         return 2;
     }
     snprintf(socket, sizeof socket, "%.80s/lockstep.%d", dir, (int)getpid());
-    snprintf(kept, sizeof kept, "%s.keep/disk", socket);
+    snprintf(kept, sizeof kept, "%s.keep", socket);
     front_create();
     server_start(socket);
     lockstep.worker = disk_connect(&lockstep.front, socket, kept);

@@ -41,6 +41,6 @@ uint64_t server_commands(void); /* that have come, ever */
 
 /* A worker with one disk: the front's rings, and the server at `socket`. The worker then has all it
  * needs, and there is no thread but the caller's. */
-struct worker *disk_connect(const struct front *front, const char *socket, const char *keep_path);
+struct worker *disk_connect(const struct front *front, const char *socket, const char *keep_dir);
 
 #endif

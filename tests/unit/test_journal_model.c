@@ -158,7 +158,7 @@ static struct world *branch(const char *step)
     assert_true(model.depth + 2 < DEPTH_MAX);
     memcpy(next, world, sizeof(*next));
     next->daemon.journal.memory = next->lasting.file;
-    next->daemon.journal.free_records = next->daemon.scratch;
+    next->daemon.journal.freed_records = next->daemon.scratch;
     next->daemon.queue.journal = &next->daemon.journal;
     next->daemon.ring.shared = next->lasting.shared;
     return next;

@@ -263,6 +263,7 @@ static void try_fault(const struct expectation *expected)
     struct config_disk config = {.name = (char *)"d",
                                  .export_uris = {uri},
                                  .export_count = 1,
+                                 .connections = 1,
                                  .accept_volatile = expected->accept_volatile,
                                  .worker = -1};
     struct disklink_spec spec = {
@@ -323,8 +324,11 @@ static void a_fault_at_any_reply(void **state)
 /* Cancelling at any time, a result that comes too late included, neither leaks nor calls back. */
 static void a_cancelled_connect_is_silent(void **state)
 {
-    struct config_disk config = {
-        .name = (char *)"d", .export_uris = {uri}, .export_count = 1, .worker = -1};
+    struct config_disk config = {.name = (char *)"d",
+                                 .export_uris = {uri},
+                                 .export_count = 1,
+                                 .connections = 1,
+                                 .worker = -1};
     struct disklink_spec spec = {.name = "d", .config = &config, .connect_timeout_ms = 300};
     pid_t pid = start_server("", "1048576");
 
@@ -350,8 +354,11 @@ static void a_cancelled_connect_is_silent(void **state)
 /* A server that never answers keeps no thread busy for nobody: they are few, for all disks. */
 static void a_cancelled_connect_ends(void **state)
 {
-    struct config_disk config = {
-        .name = (char *)"d", .export_uris = {uri}, .export_count = 1, .worker = -1};
+    struct config_disk config = {.name = (char *)"d",
+                                 .export_uris = {uri},
+                                 .export_count = 1,
+                                 .connections = 1,
+                                 .worker = -1};
     struct disklink_spec spec = {
         .name = "d", .config = &config, .connect_timeout_ms = LIMIT_CONNECT_MS};
     pid_t pid = start_server("silent", "1048576");
