@@ -10,6 +10,34 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define PAGES_OF_MALLOC 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define PAGES_OF_MALLOC 1
+#endif
+#endif
+
+#ifdef PAGES_OF_MALLOC /* so that the sanitizer sees leaks, overruns, and use after the end */
+
+#include <stdlib.h>
+#include <string.h>
+
+static inline void *pages_map(size_t bytes)
+{
+    void *memory = NULL;
+
+    return posix_memalign(&memory, 4096, bytes) == 0 ? memset(memory, 0, bytes) : NULL;
+}
+
+static inline void pages_unmap(void *memory, size_t bytes)
+{
+    (void)bytes;
+    free(memory);
+}
+
+#else
+
 /* NULL: there is none. */
 static inline void *pages_map(size_t bytes)
 {
@@ -24,5 +52,7 @@ static inline void pages_unmap(void *memory, size_t bytes) /* NULL is fine */
     if (memory)
         munmap(memory, bytes);
 }
+
+#endif
 
 #endif

@@ -57,8 +57,7 @@ enum limits {
     LIMIT_MERGE_ENOUGH_BYTES = 64 << 10, /* more would gain little: no waiting for it */
     LIMIT_PIPELINE_COMMANDS = 4, /* per connection: with fewer nothing waits for its neighbours */
     LIMIT_ROUND_BYTES =
-        1 << 20,               /* that a disk starts, or a connection replies, before others of the
-                                  worker have their turn: some 300 us of copying and sending */
+        1 << 20,               /* of a disk's, before others' turn: some 300 us to copy and send */
     LIMIT_ROUNDS_PER_TURN = 8, /* work rounds before the loop looks at its fds again */
     LIMIT_EVENTS_PER_TURN = 256,  /* event channels read before the loop turns */
     LIMIT_REPLIES_PER_TURN = 128, /* replies of one connection before another one's are read */

@@ -114,25 +114,35 @@ static void wait_for_threads(void)
     }
 }
 
-struct worker *disk_connect(const struct front *front, const char *socket, const char *keep_dir)
+struct worker *disk_worker(void)
 {
-    struct disklink *link = link_create(front, socket, keep_dir);
-    struct disk_order order = order_make(front);
     struct worker *worker;
 
     log_set_level(LOG_LEVEL_WARNING);
     keep_set_budget(KEPT_BUDGET_BYTES);
     if (worker_create(0, &worker) < 0)
         lockstep_fail("no worker can be made");
+    return worker;
+}
+
+void disk_connect(struct worker *worker, const struct front *front, struct server *server,
+                  const char *socket, const char *keep_dir)
+{
+    struct disklink *link = link_create(front, socket, keep_dir);
+    struct disk_order order = order_make(front);
+
     disklink_order(link, &order);
     if (worker_place_disk(worker, link) < 0)
         lockstep_fail("out of memory");
     wait_for(worker, link, DISK_READY);
-    resolve_drain();
-    server_ready();
+    server_ready(server);
     order.want = DISK_WANT_CONNECT;
     disklink_order(link, &order);
     wait_for(worker, link, DISK_CONNECTED);
+}
+
+void disk_alone(void)
+{
+    resolve_drain();
     wait_for_threads();
-    return worker;
 }

@@ -1,4 +1,4 @@
-/* The server: simple replies, one client, no memory. What a read brings is known from its place,
+/* A server: simple replies, one client, no memory. What a read brings is known from its place,
  * and what a write brings is looked at and forgotten. */
 #include "lockstep.h"
 
@@ -22,14 +22,14 @@ enum {
     REPLY_BYTES = WIRE_PAYLOAD_MAX, /* the longest */
 };
 
-static struct {
+struct server {
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     pthread_t greeter;
     int listener, fd;
     uint8_t *in, *out;
     size_t in_bytes;
-    uint64_t commands;
-} server;
+    uint64_t commands, bytes;
+};
 
 static uint64_t word_at(uint64_t at_bytes)
 {
@@ -62,23 +62,28 @@ static void *greet(void *arg)
         .size_bytes = LOCKSTEP_EXPORT_BYTES,
         .flags = EXPORT_HAS_FLAGS | EXPORT_FLUSH | EXPORT_FUA | EXPORT_TRIM,
     };
+    struct server *server = arg;
     bool structured;
 
-    (void)arg;
-    server.fd = accept(server.listener, NULL, NULL);
-    if (server.fd < 0 || !wire_handshake(server.fd, &export, &structured) || structured)
+    server->fd = accept(server->listener, NULL, NULL);
+    if (server->fd < 0 || !wire_handshake(server->fd, &export, &structured) || structured)
         lockstep_fail("the handshake with the daemon's client failed");
     return NULL;
 }
 
-void server_start(const char *path)
+struct server *server_start(const char *path)
 {
-    strncpy(server.path, path, sizeof server.path - 1);
-    server.listener = wire_listen_unix(path);
-    server.in = malloc(ROOM_BYTES);
-    server.out = calloc(1, REPLY_BYTES);
-    if (!server.in || !server.out || pthread_create(&server.greeter, NULL, greet, NULL))
+    struct server *server = calloc(1, sizeof *server);
+
+    if (!server)
         lockstep_fail("no memory for the server");
+    strncpy(server->path, path, sizeof server->path - 1);
+    server->listener = wire_listen_unix(path);
+    server->in = malloc(ROOM_BYTES);
+    server->out = calloc(1, REPLY_BYTES);
+    if (!server->in || !server->out || pthread_create(&server->greeter, NULL, greet, server))
+        lockstep_fail("no memory for the server");
+    return server;
 }
 
 /* On a unix socket the sender's buffer is what holds the bytes. */
@@ -92,23 +97,23 @@ static void room_make(int fd)
 }
 
 /* The client's end of the connection is in this process, too. */
-static bool is_client(int fd)
+static bool is_client(const struct server *server, int fd)
 {
     struct sockaddr_un peer = {0};
     socklen_t bytes = sizeof peer;
 
     return getpeername(fd, (struct sockaddr *)&peer, &bytes) == 0 && peer.sun_family == AF_UNIX &&
-           strncmp(peer.sun_path, server.path, sizeof peer.sun_path) == 0;
+           strncmp(peer.sun_path, server->path, sizeof peer.sun_path) == 0;
 }
 
-void server_ready(void)
+void server_ready(struct server *server)
 {
     unsigned clients = 0;
 
-    pthread_join(server.greeter, NULL);
-    room_make(server.fd);
+    pthread_join(server->greeter, NULL);
+    room_make(server->fd);
     for (int fd = 0; fd < DESCRIPTORS; fd++) {
-        if (!is_client(fd))
+        if (!is_client(server, fd))
             continue;
         room_make(fd);
         clients++;
@@ -118,33 +123,33 @@ void server_ready(void)
 }
 
 /* Whatever has come. */
-static void receive(void)
+static void receive(struct server *server)
 {
     ssize_t got;
 
     do {
-        got = recv(server.fd, server.in + server.in_bytes, ROOM_BYTES - server.in_bytes,
+        got = recv(server->fd, server->in + server->in_bytes, ROOM_BYTES - server->in_bytes,
                    MSG_DONTWAIT);
         if (got == 0)
             lockstep_fail("the daemon's client hung up");
         if (got > 0)
-            server.in_bytes += (size_t)got;
+            server->in_bytes += (size_t)got;
     } while (got > 0);
 }
 
-static void reply(const struct wire_request *request, size_t data_bytes)
+static void reply(struct server *server, const struct wire_request *request, size_t data_bytes)
 {
     struct wire_reply head = {.magic = htonl(MAGIC_REPLY), .cookie = request->cookie};
-    struct iovec parts[2] = {{&head, sizeof head}, {server.out, data_bytes}};
+    struct iovec parts[2] = {{&head, sizeof head}, {server->out, data_bytes}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = data_bytes > 0 ? 2 : 1};
-    ssize_t sent = sendmsg(server.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t sent = sendmsg(server->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 
     if (sent != (ssize_t)(sizeof head + data_bytes))
         lockstep_fail("a reply of %zu bytes could not be sent whole", data_bytes);
 }
 
 /* Returns how long the command is; 0: not all of it has come. */
-static size_t command_answer(const uint8_t *at, size_t bytes, bool checks)
+static size_t command_answer(struct server *server, const uint8_t *at, size_t bytes, bool checks)
 {
     struct wire_request request;
     uint64_t offset_bytes;
@@ -166,24 +171,30 @@ static size_t command_answer(const uint8_t *at, size_t bytes, bool checks)
     if (type == CMD_WRITE && checks && !bytes_hold(at + sizeof request, offset_bytes, length))
         lockstep_fail("wrong bytes were written at %llu", (unsigned long long)offset_bytes);
     if (type == CMD_READ && checks)
-        bytes_fill(server.out, offset_bytes, length);
-    reply(&request, type == CMD_READ ? length : 0);
-    server.commands++;
+        bytes_fill(server->out, offset_bytes, length);
+    reply(server, &request, type == CMD_READ ? length : 0);
+    server->commands++;
+    server->bytes += length;
     return whole;
 }
 
-void server_answer(bool checks)
+void server_answer(struct server *server, bool checks)
 {
     size_t at = 0, length;
 
-    receive();
-    while ((length = command_answer(server.in + at, server.in_bytes - at, checks)) > 0)
+    receive(server);
+    while ((length = command_answer(server, server->in + at, server->in_bytes - at, checks)) > 0)
         at += length;
-    memmove(server.in, server.in + at, server.in_bytes - at);
-    server.in_bytes -= at;
+    memmove(server->in, server->in + at, server->in_bytes - at);
+    server->in_bytes -= at;
 }
 
-uint64_t server_commands(void)
+uint64_t server_commands(const struct server *server)
 {
-    return server.commands;
+    return server->commands;
+}
+
+uint64_t server_bytes(const struct server *server)
+{
+    return server->bytes;
 }

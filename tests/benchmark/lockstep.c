@@ -68,6 +68,7 @@ static struct lockstep {
     unsigned depth;
     struct front front;
     struct worker *worker;
+    struct server *server;
     struct slot slots[DEPTH_MAX];
     uint64_t requests; /* ever */
     uint64_t dice;
@@ -229,7 +230,7 @@ static void round_run(bool checks, bool counts)
     for (steps = 0; answers < lockstep.depth && steps < STEPS_MAX; steps++) {
         step(counts);
         answers += take_answers();
-        server_answer(checks);
+        server_answer(lockstep.server, checks);
     }
     if (answers < lockstep.depth)
         lockstep_fail("%u of %u requests were answered", answers, lockstep.depth);
@@ -253,13 +254,14 @@ static void run(void)
 
     for (unsigned i = 0; i < warm; i++)
         round_run(true, false);
-    commands = server_commands();
+    commands = server_commands(lockstep.server);
     calls = atomic_load(&stats->grant_copy_calls);
     ops = atomic_load(&stats->grant_copy_ops);
     notifies = atomic_load(&stats->notifies);
     rounds_that_count(rounds);
     printf("requests %u nbd_commands %llu grant_copy_calls %llu copy_ops %llu notifies %llu\n",
-           rounds * lockstep.depth, (unsigned long long)(server_commands() - commands),
+           rounds * lockstep.depth,
+           (unsigned long long)(server_commands(lockstep.server) - commands),
            (unsigned long long)(atomic_load(&stats->grant_copy_calls) - calls),
            (unsigned long long)(atomic_load(&stats->grant_copy_ops) - ops),
            (unsigned long long)(atomic_load(&stats->notifies) - notifies));
@@ -329,8 +331,10 @@ int main(int argc, char **argv)
     snprintf(socket, sizeof socket, "%.80s/lockstep.%d", dir, (int)getpid());
     snprintf(kept, sizeof kept, "%s.keep", socket);
     front_create();
-    server_start(socket);
-    lockstep.worker = disk_connect(&lockstep.front, socket, kept);
+    lockstep.server = server_start(socket);
+    lockstep.worker = disk_worker();
+    disk_connect(lockstep.worker, &lockstep.front, lockstep.server, socket, kept);
+    disk_alone();
     run();
     return 0;
 }

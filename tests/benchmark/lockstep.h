@@ -25,22 +25,29 @@ _Noreturn void lockstep_fail(const char *format, ...) __attribute__((format(prin
 void bytes_fill(void *to, uint64_t at_bytes, size_t bytes);
 bool bytes_hold(const void *from, uint64_t at_bytes, size_t bytes);
 
-/* -- the server ---------------------------------------------------------------------------- */
+/* -- a server ------------------------------------------------------------------------------ */
+
+struct server;
 
 /* Listens at a unix socket, and greets its one client on a thread of its own; server_ready ends
  * that thread. From then on all is done by the caller's. */
-void server_start(const char *path);
-void server_ready(void);
+struct server *server_start(const char *path);
+void server_ready(struct server *server);
 
 /* Answers every command that has come, in the order in which they came. With `checks` a write's
  * bytes must be those of its place, and a read is given those of its. */
-void server_answer(bool checks);
-uint64_t server_commands(void); /* that have come, ever */
+void server_answer(struct server *server, bool checks);
+/* That were answered, ever. */
+uint64_t server_commands(const struct server *server);
+uint64_t server_bytes(const struct server *server);
 
-/* -- the disk ------------------------------------------------------------------------------ */
+/* -- a disk -------------------------------------------------------------------------------- */
 
-/* A worker with one disk: the front's rings, and the server at `socket`. The worker then has all it
- * needs, and there is no thread but the caller's. */
-struct worker *disk_connect(const struct front *front, const char *socket, const char *keep_dir);
+/* A disk for the worker: the front's rings, and the server at `socket`. */
+void disk_connect(struct worker *worker, const struct front *front, struct server *server,
+                  const char *socket, const char *keep_dir);
+struct worker *disk_worker(void);
+/* After the last of them: there is no thread but the caller's. */
+void disk_alone(void);
 
 #endif
