@@ -1070,12 +1070,14 @@ static unsigned gather(struct request *request, struct request *group[])
     group[count++] = request;
     if (request->trim || request->alone || request->data || !may_start(request))
         return may_start(request) ? count : 0;
-    for (struct request *other = w.requests; other < w.requests + SLOTS; other++) {
+    for (unsigned i = 0; i < SLOTS;) {
+        struct request *other = &w.requests[i++];
+
         if (other->life == WAITING && other->at == end && !other->trim && !other->alone &&
             !other->data && may_start(other)) {
             group[count++] = other;
             end += other->count;
-            other = w.requests - 1;
+            i = 0; /* the next one may be any */
         }
     }
     return count;

@@ -177,7 +177,7 @@ static void claims_what_was_given_before(void **state)
     assert_false(slab_claim(slab, arena, slab_alloc_max() + 1));
     assert_false(slab_claim(slab, arena + slab_alloc_max(), 1)); /* not there yet */
     assert_false(slab_claim(slab, arena + slab_alloc_max() - 4096, 8192));
-    assert_false(slab_claim(slab, arena - 4096, 4096));
+    assert_false(slab_claim(slab, (uint8_t *)((uintptr_t)arena - 4096), 4096)); /* before it */
     assert_int_equal(slab_used_bytes(slab), 0);
     assert_true(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES + 512, 512));
     assert_true(slab_claim(slab, arena + 3 * LIMIT_PAGE_BYTES + 1024, 512)); /* of the same page */
