@@ -5,8 +5,8 @@ BUILD=$(cd "${1-}" && pwd) || exit 100
 export BUILD
 shift
 cd "$(dirname "$0")" || exit 111
+. ../play.sh
 long=" soak "
-passed=0 failed=0
 if [ $# = 0 ]; then
     for test in [a-z]*.sh; do
         name=${test%.sh}
@@ -14,19 +14,4 @@ if [ $# = 0 ]; then
         [[ $long == *" $name "* ]] || set -- "$@" "$name"
     done
 fi
-mkdir -p "$BUILD/system"
-for name in "$@"; do
-    start=$SECONDS
-    printf '  %-18s ' "$name"
-    if timeout -k 20 "${BLKGATE_TEST_TIMEOUT:-900}" "./$name.sh" >"$BUILD/system/$name.log" 2>&1; then
-        printf 'ok      %4d s\n' $((SECONDS - start))
-        grep '^'"$name"': ' "$BUILD/system/$name.log" | sed 's/^/    /'
-        passed=$((passed + 1))
-    else
-        printf 'FAILED  %4d s (log: %s)\n' $((SECONDS - start)) "$BUILD/system/$name.log"
-        tail -40 "$BUILD/system/$name.log"
-        failed=$((failed + 1))
-    fi
-done
-echo "system: $passed passed, $failed failed"
-[ $failed = 0 ]
+play_all "$BUILD/system" 900 "$@"

@@ -282,7 +282,7 @@ static int setup(void **state)
                                     .fence_time_ms = SHORT_MS,
                                     .worker = -1};
     t.spec = (struct disklink_spec){
-        .name = "1/xvda (d)", .config = &t.config, .connect_timeout_ms = 700};
+        .name = "1/xvda (d)", .config = &t.config, .connect_timeout_ms = LIMIT_CONNECT_MS};
     t.loop = ev_loop_new(EVFLAG_AUTO);
     ev_timer_init(&t.tick, on_tick, .005, .005);
     ev_timer_start(t.loop, &t.tick);
@@ -442,6 +442,7 @@ static void the_first_session_is_any_path_or_fails_once(void **state)
 {
     (void)state;
     paths(3);
+    t.spec.connect_timeout_ms = SHORT_MS;
     EVIL(B, "--fault", "silent");
     EVIL(C);
     open_up();
@@ -600,7 +601,6 @@ static void an_answer_in_the_meantime_ends_the_search(void **state)
     LATE(A);
     EVIL(B, "--fault", "silent"); /* connecting to it takes time */
     say(A, "hold");
-    t.spec.connect_timeout_ms = LIMIT_CONNECT_MS;
     open_up();
     command = do_write(512);
     rest_ms(2 * SHORT_MS);
