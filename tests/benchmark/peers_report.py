@@ -28,6 +28,8 @@ COMPARED = ("iops", "bytes_per_s", "cpu_us_per_request", "p50_us", "p99_us")
 UNITS = {"iops": "IOPS", "bytes_per_s": "bandwidth", "cpu_us_per_request": "CPU a request",
          "p50_us": "p50 latency"}
 CONFIDENCE = 0.95
+LEGEND = ("bar: the median, hypercalls' costs off (green: goal met); whisker: its interval; blue: the goal; "
+          "diamond: costs on")
 
 
 def lines(path):
@@ -235,7 +237,7 @@ def plot(path, goals, where):
                 for (is_least, text), group in groups.items() if is_least == least]
         panels.append((title, [bar for bar in bars if bar.off or bar.on]))
     with open(path, "w", encoding="utf-8") as file:
-        file.write(svg.draw("blkgated against its peers, ratio in one run", where, panels))
+        file.write(svg.draw("blkgated against its peers, ratio in one run", [where, LEGEND], panels))
 
 
 def main():

@@ -10,7 +10,8 @@ TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 class Bar:
-    """One goal on one server; off and on are its records (peers_report.py), or None."""
+    """A ratio and its goal; off and on are its records (peers_report.py), or None. A record's goal
+    may be None, too."""
 
     def __init__(self, text, off, on):
         self.text, self.off, self.on = text, off, on
@@ -18,7 +19,7 @@ class Bar:
     def values(self):
         for record in (self.off, self.on):
             if record:
-                yield from (record["lo"], record["hi"], record["ratio"], record["goal"])
+                yield from (record["lo"], record["hi"], record["ratio"], record["goal"] or 1)
 
 
 class Scale:
@@ -65,7 +66,8 @@ def bar_draw(bar, scale, y):
         x = scale.x(bar.on["ratio"])
         parts.append(f'<path d="M{x:.1f} {middle - 5} l5 5 l-5 5 l-5 -5 z" fill="white" '
                      f'stroke="{INK}"/>')
-    parts.append(line(scale.x(goal), y + 1, scale.x(goal), y + LINE - 1, GOAL, 3))
+    if goal:
+        parts.append(line(scale.x(goal), y + 1, scale.x(goal), y + LINE - 1, GOAL, 3))
     return parts
 
 
@@ -82,11 +84,10 @@ def panel_draw(title, bars, y):
     return parts, bottom + GAP
 
 
-def draw(title, where, panels):
-    parts = [text(8, 24, title, 16, weight="bold"), text(8, 42, where, 11)]
-    parts.append(text(8, 58, "bar: the median, hypercalls' costs off (green: goal met); whisker: "
-                      "its interval; blue: the goal; diamond: costs on", 11))
-    y = 74
+def draw(title, remarks, panels):
+    parts = [text(8, 24, title, 16, weight="bold")]
+    parts += [text(8, 42 + 16 * number, remark, 11) for number, remark in enumerate(remarks)]
+    y = 42 + 16 * len(remarks)
     for panel_title, bars in panels:
         if bars:
             more, y = panel_draw(panel_title, bars, y)

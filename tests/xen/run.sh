@@ -5,7 +5,7 @@
 # Environment: XENSTORED=xenstored|oxenstored, BLKGATED=the daemon (default: a release build made here),
 #   BLKGATED_NEXT=what scenario recovery upgrades it to (default: a copy of it),
 #   BACKEND=blkgated|blkback (blkback: the kernel's own backend, for developing the lab), XEN_SECONDS=the time
-#   limit, XEN_LONG=1 (cycles and twenty in full), XEN_QEMU=other QEMU options for the CPU, DAEMON_WRAP=a command before the daemon in dom0.
+#   limit, XEN_LONG=1 (cycles, twenty and bench in full), XEN_QEMU=other QEMU options for the CPU, DAEMON_WRAP=a command before the daemon in dom0.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -5,7 +5,7 @@
 # The disks of the lab: one memory-backed NBD server each, named alike in blkgate.conf.
 LAB_DISKS='fs fio hot kill'
 # Disks whose servers scenarios start themselves.
-LAB_OWN_DISKS='sparse boot pvhboot pyboot hvmboot kept'
+LAB_OWN_DISKS='sparse boot pvhboot pyboot hvmboot kept bench'
 LAB_DISK_SIZE=64M
 LAB_SCRIPT=block-blkgate
 SCENARIO_SECONDS=600
@@ -110,16 +110,22 @@ daemon_alive() { [ ! -e /run/lab/daemon.status ] && kill -0 "$(cat /run/lab/daem
 
 # For developing the lab without a daemon: the kernel's NBD client and backend under the same names.
 kernel_start() {
-    modprobe nbd nbds_max=8 max_part=0 || return 1
-    mkdir -p /run/lab/dev
     n=0
     for disk in $LAB_DISKS; do
-        timeout 20 nbd-client -u "/run/nbd/$disk.sock" "/dev/nbd$n" || return 1
-        ln -s "/dev/nbd$n" "/run/lab/dev/$disk"
+        kernel_disk "$disk" "$n" || return 1
         n=$((n + 1))
     done
-    cp /lab/dom0/block-blkback "/etc/xen/scripts/$LAB_SCRIPT" && chmod +x "/etc/xen/scripts/$LAB_SCRIPT"
+    kernel_script "$LAB_SCRIPT"
 }
+
+# kernel_disk DISK NUMBER: the server's disk as a device of dom0, where block-blkback finds it.
+kernel_disk() {
+    modprobe nbd nbds_max=8 max_part=0 && mkdir -p /run/lab/dev &&
+        timeout 20 nbd-client -u "/run/nbd/$1.sock" "/dev/nbd$2" && ln -s "/dev/nbd$2" "/run/lab/dev/$1"
+}
+
+# kernel_script NAME: block-blkback for xl, under that name.
+kernel_script() { cp /lab/dom0/block-blkback "/etc/xen/scripts/$1" && chmod +x "/etc/xen/scripts/$1"; }
 
 # server_sum NAME BYTES: the checksum of what the server really holds at its start.
 server_sum() {
@@ -138,17 +144,18 @@ boot_disk() {
 
 # --- guests ---------------------------------------------------------------------------------------
 
-disk_spec() { echo "vdev=$2,format=raw,script=$LAB_SCRIPT,target=$1"; }
+# disk_spec DISK VDEV [SCRIPT]
+disk_spec() { echo "vdev=$2,format=raw,script=${3:-$LAB_SCRIPT},target=$1"; }
 
 guest_log() { echo "/var/log/xen/guest-$1.log"; }
 
-# guest_conf NAME TEST [DISK:VDEV]...: TEST is the file in tests/xen/guest that the guest's init runs.
+# guest_conf NAME TEST [DISK:VDEV[:SCRIPT]]...: TEST is the file in tests/xen/guest that the guest's init runs.
 guest_conf() {
     guest=$1 test=$2; shift 2
     type=pv bootloader='' kernel=/guest/vmlinuz ramdisk=/run/lab/plain.cpio memory=160 vcpus=1
     extra="console=hvc0 quiet mitigations=off panic=5 lab=$test"
     case $test in
-    fio | recovery) ramdisk=/run/lab/fio.cpio memory=512 ;;
+    fio | recovery | bench) ramdisk=/run/lab/fio.cpio memory=512 ;;
     # They find everything on the disk, Linux' command line too.
     grub | pvhgrub)
         ramdisk='' memory=640 extra='(xen/xvda,msdos1)/boot/grub/grub.cfg'
@@ -166,7 +173,8 @@ guest_conf() {
     esac
     disks=
     for disk in "$@"; do
-        disks="$disks'$(disk_spec "${disk%%:*}" "${disk#*:}")', "
+        # shellcheck disable=SC2046
+        disks="$disks'$(disk_spec $(echo "$disk" | tr : ' '))', "
     done
     cat <<END
 name = "$guest"
