@@ -8,7 +8,7 @@ BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libnbd-dev libxen-dev
     libinih-dev libsystemd-dev libcmocka-dev"
 LAB_PACKAGES="nbdkit qemu-utils nbd-server xenstore-utils procps"
 CEPH_PACKAGES="ceph-mon ceph-osd ceph-common qemu-block-extra jq"
-BENCH_PACKAGES="fio qemu-system-xen python3"
+BENCH_PACKAGES="fio qemu-system-xen python3 strace valgrind"
 CHECK_PACKAGES="clang libclang-rt-14-dev clang-format clang-tidy git"
 
 say() { printf '\n== %s\n' "$*"; }
