@@ -1,8 +1,8 @@
 #!/bin/bash
-# Suite: blkgated, QEMU's xen-block, and NBD clients without Xen, in turn before the same servers (70 min)
+# Suite: blkgated, QEMU's xen-block, and NBD clients without Xen, in turn before the same servers (40 min)
 #
 # peers.sh BUILD OUT [--quick]: the rows of peers.rows; writes OUT/peers.json, peers.svg and
-# peers.samples, one line for each single run. Ten rounds of a second a row; --quick: three of 0.4.
+# peers.samples, one line for each single run. Ten rounds of half a second a row; --quick: three of 0.4.
 # ROUNDS, SECONDS_EACH, ROWS: others, for a run by hand.
 BUILD=$1 OUT=$2 quick=${3-}
 case $quick in
@@ -16,7 +16,7 @@ ROWS=${ROWS:-$BENCHMARK/peers.rows}
 if [ -n "$quick" ]; then
     rounds=${ROUNDS:-3} seconds=${SECONDS_EACH:-0.4}
 else
-    rounds=${ROUNDS:-10} seconds=${SECONDS_EACH:-1}
+    rounds=${ROUNDS:-10} seconds=${SECONDS_EACH:-0.5}
 fi
 
 # What a hypercall costs where costs are on (tests/sim/README.md): an order of magnitude.
