@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PAGE_SECTORS (GUEST_PAGE / GUEST_SECTOR)
 #define TRIES        16
@@ -257,10 +258,19 @@ static choose_fn *choose_kind(struct load *load)
     return choose;
 }
 
-static bool finished(const struct load *load)
+static bool finished(struct load *load)
 {
+    int64_t now_ms;
+
     if (load->options.requests)
         return load->nr_requests >= load->options.requests;
+    if (load->options.until) {
+        now_ms = guest_clock_ms();
+        if (now_ms - load->until_looked_ms < 50)
+            return false;
+        load->until_looked_ms = now_ms;
+        return access(load->options.until, F_OK) == 0;
+    }
     return guest_clock_ms() - load->start_ms >= load->options.run_ms;
 }
 

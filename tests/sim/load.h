@@ -34,6 +34,7 @@ struct load_options {
     enum load_mix mix;
     uint64_t requests;
     int64_t run_ms;
+    const char *until; /* for as long as there is no such file */
     uint64_t seed, model_sectors;
     unsigned depth, flush_every, discard_every;
     unsigned indirect; /* the most segments of an indirect request; 0: none */
@@ -54,7 +55,7 @@ struct load {
     unsigned in_flight, since_flush, since_discard, frames_each, nr_junk;
     struct io *ios;
     bool grown;
-    int64_t looked_ms;
+    int64_t looked_ms, until_looked_ms;
     /* Results. */
     uint64_t nr_requests, nr_bytes, nr_wrong_bytes, nr_errors;
     uint64_t nr_indirect, nr_discards, nr_flush_writes, nr_of_queue[GUEST_QUEUES_MAX];

@@ -21,7 +21,8 @@ static const char usage[] =
     "  --direct                   ring and state 4 in one go, as OVMF does\n"
     "  --ring-order N --queues N  0 and 1; with --features as many as are offered\n"
     "  --readonly                 attached with mode r; checked against what it holds\n"
-    "  --requests N | --seconds S length (1000 requests)\n"
+    "  --requests N | --seconds S | --until FILE\n"
+    "                             length (1000 requests); FILE: until there is one\n"
     "  --mix random|seq|rw70|scatter|read4k|write4k\n"
     "  --indirect N               up to N segments in some requests, by INDIRECT (0: none)\n"
     "  --discard-every N          a random DISCARD after N other requests\n"
@@ -67,6 +68,7 @@ enum {
     OPT_GROWN,
     OPT_REQUESTS,
     OPT_SECONDS,
+    OPT_UNTIL,
     OPT_MIX,
     OPT_DEPTH,
     OPT_FLUSH,
@@ -102,6 +104,7 @@ static const struct option options[] = {
     {"grown", 1, NULL, OPT_GROWN},
     {"requests", 1, NULL, OPT_REQUESTS},
     {"seconds", 1, NULL, OPT_SECONDS},
+    {"until", 1, NULL, OPT_UNTIL},
     {"mix", 1, NULL, OPT_MIX},
     {"depth", 1, NULL, OPT_DEPTH},
     {"flush-every", 1, NULL, OPT_FLUSH},
@@ -137,6 +140,10 @@ static int load_option(struct load_options *load, int opt, const char *arg)
     case OPT_REQUESTS: load->requests = strtoull(arg, NULL, 10); return 0;
     case OPT_SECONDS:
         load->run_ms = (int64_t)(strtod(arg, NULL) * 1000);
+        load->requests = 0;
+        return 0;
+    case OPT_UNTIL:
+        load->until = arg;
         load->requests = 0;
         return 0;
     case OPT_MIX:

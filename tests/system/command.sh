@@ -34,7 +34,7 @@ blkgate quota --json || fail "quota --json"
 says '^\{"domid": 0, "disks": 0, "nodes": .*, "nodes_quota": null, .*"near": false\}$'
 
 # A domain with a disk of its own, for as long as this takes.
-"$SIM/simguest" --disk data --domid 5 --vdev xvdz --devid 268441856 --seconds 8 \
+"$SIM/simguest" --disk data --domid 5 --vdev xvdz --devid 268441856 --until "$DIR/seen" \
     >"$DIR/guest.out" 2>&1 &
 guest=$!
 wait_for 10 xs /local/domain/5/device/vbd/268441856/state || fail "no guest"
@@ -60,6 +60,7 @@ blkgate list --json || fail "list --json"
 says '"domid": 5, "domain": "visitor", "vdev": "xvdb", "kind": "vbd", "disk": "data"'
 refused 1 'has no xvdc' detach visitor xvdc
 blkgate detach visitor xvdb || { cat "$DIR/out"; fail "detach"; }
+: >"$DIR/seen"
 wait $guest || { cat "$DIR/guest.out"; fail "the guest was disturbed"; }
 ! xenstore-ls -f / | grep 51728 || fail "detach left nodes behind"
 

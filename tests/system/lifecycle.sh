@@ -155,9 +155,9 @@ daemon_kill() {
     DAEMON_PID=
 }
 steps stop, crash and start
-guest --disk one --domid 401 --seconds 22 --flush-every 40 --kind vbd >"$DIR/guest1.out" 2>&1 &
+guest --disk one --domid 401 --until "$DIR/restarted" --flush-every 40 --kind vbd >"$DIR/guest1.out" 2>&1 &
 guest1=$!
-guest --disk two --domid 402 --seconds 22 --abi x86_32 --mix rw70 >"$DIR/guest2.out" 2>&1 &
+guest --disk two --domid 402 --until "$DIR/restarted" --abi x86_32 --mix rw70 >"$DIR/guest2.out" 2>&1 &
 guest2=$!
 wait_for 10 b_state_is vbd 401 4 || fail "guest 401 does not connect"
 wait_for 10 b_state_is qdisk 402 4 || fail "guest 402 does not connect"
@@ -170,6 +170,7 @@ for way in stop kill stop stop kill kill; do
     wait_for 5 log_has '401/xvda \(one\): taken up again' || fail "guest 401: not after a $way"
     wait_for 5 log_has '402/xvda \(two\): taken up again' || fail "guest 402: not after a $way"
 done
+: >"$DIR/restarted"
 wait $guest1 || { cat "$DIR/guest1.out"; fail "guest 401 noticed a restart"; }
 wait $guest2 || { cat "$DIR/guest2.out"; fail "guest 402 noticed a restart"; }
 grep -h 'requests:' "$DIR/guest1.out" "$DIR/guest2.out" |

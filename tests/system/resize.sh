@@ -18,12 +18,13 @@ disk fua "$(unix_uri fua)" 'accept-volatile = yes'
 daemon_start
 BACK=/local/domain/0/backend/qdisk/800/51712
 
-# The guest goes on over the whole disk, as large as it is told to be, to the end of its time, and
+# The guest goes on over the whole disk, as large as it is told to be, until it is told to end, and
 # then compares every byte; it looks at the backend's state and sectors all the while.
 grow_under_load() { # SECTORS ARGUMENTS...: the file is that large after it
     local sectors=$1 guest_pid seen
     shift
-    guest --disk file --domid 800 --seconds 8 --grown "$sectors" --model-sectors 1048576 \
+    rm -f "$DIR/enough"
+    guest --disk file --domid 800 --until "$DIR/enough" --grown "$sectors" --model-sectors 1048576 \
         --features "$@" >"$DIR/guest.out" 2>&1 &
     guest_pid=$!
     wait_for 10 log_has '800/xvda .*: connected' || fail "not connected"
@@ -37,8 +38,9 @@ grow_under_load() { # SECTORS ARGUMENTS...: the file is that large after it
     wait_for 10 grown "$sectors" || fail "sectors is $(xs $BACK/sectors), not $sectors"
     # State 4 is written anew: it is what a frontend watches.
     wait_for 5 grep -qx "$BACK/state" "$DIR/watch" || fail "state 4 was not written again"
-    sleep 0.5
+    sleep 2
     pid_end $WATCH_PID
+    : >"$DIR/enough"
     seen=$(tail -n +2 "$DIR/watch" | sort | tr '\n' ' ')
     [ "$seen" = "$BACK/sectors $BACK/state " ] || fail "written were: $seen"
     wait $guest_pid || { cat "$DIR/guest.out"; fail "the guest of a disk that grew to $sectors"; }
@@ -99,19 +101,21 @@ nothing_left_behind() {
     note "$(cat "$DIR/behind")"
 }
 
-guest --disk same --domid 801 --seconds 20 --flush-every 50 >"$DIR/same.out" 2>&1 &
+guest --disk same --domid 801 --until "$DIR/both" --flush-every 50 >"$DIR/same.out" 2>&1 &
 neighbour=$!
 grow_under_load 49152 # 24 MiB
 nothing_left_behind
 forget
 grow_under_load 65536 --abi x86_32 --queues 1 --ring-order 0
+: >"$DIR/both"
 wait $neighbour || { cat "$DIR/same.out"; fail "the disk beside it, whose size stayed"; }
 ! log_has '801/xvda .*(resized|grown)' || fail "the disk beside it was touched"
 
 # Smaller: it stays, and the log says so.
 forget
 truncate -s 32M "$DIR/file.img"
-guest --disk file --domid 800 --seconds 6 --model-sectors 16384 --features >"$DIR/guest.out" 2>&1 &
+rm "$DIR/enough"
+guest --disk file --domid 800 --until "$DIR/enough" --model-sectors 16384 --features >"$DIR/guest.out" 2>&1 &
 guest_pid=$!
 wait_for 10 log_has '800/xvda .*: connected: 65536' || fail "not connected"
 sleep 1
@@ -121,6 +125,7 @@ wait_for 10 log_has 'warning: 800/xvda .*not resized: the export has become smal
     fail "the shrinking is not in the log"
 sleep 0.5
 [ "$(xs $BACK/sectors) $(xs $BACK/state)" = "65536 4" ] || fail "shrunk to $(xs $BACK/sectors)"
+: >"$DIR/enough"
 wait $guest_pid || { cat "$DIR/guest.out"; fail "the guest of a disk that shrank"; }
 
 # Grown while the daemon asks whether it has: the answer it gets is the old size, and a second SIGHUP
