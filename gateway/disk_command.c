@@ -47,7 +47,7 @@ void disk_commands_reset(struct disk *disk)
 {
     disk->merge = merge_limits();
     disk->free_commands = NULL;
-    disk->commands_used = 0;
+    disk->commands_used = disk->came_back = 0;
 }
 
 bool disk_has_command(const struct disk *disk)
@@ -241,6 +241,7 @@ static bool begin(struct disk *disk, const struct plan_run *run)
     }
     enlist(command, run, copy ? REQUEST_COPYING_OUT : REQUEST_SENT);
     disk->commands_out++;
+    disk->came_back -= disk->came_back > 0;
     if (command->op != BLKIF_DISCARD) {
         disk->started_bytes += (uint32_t)command->length_bytes;
         disk->home->started_bytes += command->length_bytes;
@@ -276,11 +277,17 @@ static void returned(struct disk *disk, struct command *command)
         kept_returned(disk->keep, command->kept);
 }
 
+static void came_back(struct disk *disk)
+{
+    disk->commands_out--;
+    disk->came_back += !list_empty(&disk->waiting);
+}
+
 /* Its requests wait to be sent again, before all others. What was done of a write is of no worth:
  * the server may have lost it with its cache, and it is not among what is replayed. */
 static void dissolve(struct disk *disk, struct command *command)
 {
-    disk->commands_out--;
+    came_back(disk);
     list_each (node, &command->members) {
         struct request *member = container_of(node, struct request, work);
 
@@ -320,7 +327,7 @@ static void reply_to_all(struct disk *disk, struct command *command, int error,
 {
     struct list *node;
 
-    disk->commands_out--;
+    came_back(disk);
     while ((node = list_pop(&command->members))) {
         struct request *member = container_of(node, struct request, work);
 

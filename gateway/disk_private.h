@@ -95,6 +95,7 @@ struct disk {
     struct list collected; /* whose bytes come with this turn's copy */
     uint32_t collected_count;
     uint32_t commands_out; /* at the server, and collected */
+    uint32_t came_back;    /* of them, while requests waited: each lets one go */
     struct merge {
         uint32_t max_bytes;    /* of a command for several requests */
         uint32_t enough_bytes; /* nothing waits to be longer than this */

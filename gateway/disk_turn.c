@@ -8,9 +8,9 @@
  *      waiting   while the pipeline is full (merge.pipeline commands are at the server) a short
  *                request whose neighbour is at the server, or waits itself, waits too. What then
  *                comes beside it makes one command with it, which leaves when one at the server is
- *                done. With an idle server nothing waits; there is no timer.
- *      haunted   until a lost session can do nothing any more (law 9)
- *      resting   until a timer ends (on-error = retry)
+ *                done, whichever: the oldest first, one for each. With an idle server nothing
+ * waits; there is no timer. haunted   until a lost session can do nothing any more (law 9) resting
+ * until a timer ends (on-error = retry)
  */
 #include <errno.h>
 #include <stdio.h>
@@ -443,9 +443,14 @@ static bool is_under_way(const struct request *request, const struct plan_item *
            (other->state == REQUEST_SENT || other->state == REQUEST_COPYING_OUT);
 }
 
-static bool pipeline_is_full(const struct disk *disk)
+/* Is there nothing to be gained by one more command? But those that came back make room for as many
+ * of what waits, or it would wait for as long as other requests fill the pipeline. */
+static bool pipeline_is_full(struct disk *disk)
 {
-    return disk->commands_out >= disk->merge.pipeline * target_connections(disk->target);
+    if (list_empty(&disk->waiting))
+        disk->came_back = 0;
+    return disk->came_back == 0 &&
+           disk->commands_out >= disk->merge.pipeline * target_connections(disk->target);
 }
 
 /* Is more to be expected beside it while it waits? */

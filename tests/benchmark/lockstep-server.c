@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,15 +179,21 @@ static size_t command_answer(struct server *server, const uint8_t *at, size_t by
     return whole;
 }
 
-void server_answer(struct server *server, bool checks)
+void server_answer_some(struct server *server, unsigned commands, bool checks)
 {
     size_t at = 0, length;
 
     receive(server);
-    while ((length = command_answer(server, server->in + at, server->in_bytes - at, checks)) > 0)
+    while (commands-- > 0 &&
+           (length = command_answer(server, server->in + at, server->in_bytes - at, checks)) > 0)
         at += length;
     memmove(server->in, server->in + at, server->in_bytes - at);
     server->in_bytes -= at;
+}
+
+void server_answer(struct server *server, bool checks)
+{
+    server_answer_some(server, UINT_MAX, checks);
 }
 
 uint64_t server_commands(const struct server *server)

@@ -37,6 +37,8 @@ void server_ready(struct server *server);
 /* Answers every command that has come, in the order in which they came. With `checks` a write's
  * bytes must be those of its place, and a read is given those of its. */
 void server_answer(struct server *server, bool checks);
+/* The same, of the oldest so many. */
+void server_answer_some(struct server *server, unsigned commands, bool checks);
 /* That were answered, ever. */
 uint64_t server_commands(const struct server *server);
 uint64_t server_bytes(const struct server *server);

@@ -1,0 +1,147 @@
+/*
+ * waits: a request whose neighbour is at the server waits for no more than the next command that
+ * comes back, however full other requests of its guest keep the pipeline.
+ *
+ * In lockstep (lockstep.h): a guest keeps so many requests at far places under way, and beside them
+ * reads or writes pairs that lie side by side, the second when the first is at the server, and the
+ * next pair when both are answered. The server answers one command at a time, the oldest. Ends with
+ * 0 if no piece sees more answers to others than were ahead of it, and a few.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "lockstep.h"
+
+#include "gateway/worker.h"
+#include "guest.h"
+#include "proto/limits.h"
+
+enum {
+    FAR = 4 * LIMIT_PIPELINE_COMMANDS, /* under way all the time */
+    PIECES = 100,                      /* in pairs */
+    PAGES = FAR + 2,
+    ENOUGH = 2 * PAGES, /* answers to others before a piece's own: ahead of it, and of the first */
+    FAR_AT = 1 << 20,   /* sector */
+};
+
+static struct worker *worker;
+static struct server *server;
+static struct front front;
+static struct tool_disk disk;
+static uint32_t frame, refs[PAGES];
+static uint64_t far_sector = FAR_AT;
+static uint64_t piece_ids[PIECES];
+static unsigned pushed_at[PIECES]; /* how many answers there were before */
+
+void lockstep_fail(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    fprintf(stderr, "waits: ");
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "\n");
+    va_end(args);
+    exit(1);
+}
+
+static uint64_t push(uint8_t op, uint64_t sector, unsigned page)
+{
+    struct front_request request = {.op = op, .nr_segments = 1, .sector = sector};
+
+    request.segments[0] = (struct front_segment){.ref = refs[page], .first = 0, .last = 7};
+    if (front_push(&front, 0, &request))
+        lockstep_fail("the ring is full");
+    front_publish(&front, 0);
+    return request.id;
+}
+
+static void push_far(uint8_t op, unsigned page)
+{
+    push(op, far_sector, page);
+    far_sector += 16; /* none beside another */
+}
+
+static void play(uint8_t op, const char *name)
+{
+    unsigned pushed = 0, done = 0, answers = 0, most = 0;
+    struct front_response response;
+
+    for (unsigned i = 0; i < FAR; i++)
+        push_far(op, 2 + i);
+    while (done < PIECES) {
+        while (pushed == done || pushed % 2 == 1) {
+            pushed_at[pushed] = answers;
+            piece_ids[pushed] = push(op, pushed / 2 * 32 + pushed % 2 * 8, pushed % 2);
+            pushed++;
+            worker_turn(worker); /* the next comes when this one is at the server, or waits */
+            worker_turn(worker);
+        }
+        server_answer_some(server, 1, false);
+        worker_turn(worker);
+        worker_turn(worker);
+        guest_wait(front.guest, 0);
+        while (front_poll(&front, &response) > 0) {
+            bool is_piece = false;
+
+            if (response.status != RSP_OKAY)
+                lockstep_fail("a request was answered %d", response.status);
+            answers++;
+            for (unsigned i = 0; i < pushed; i++) {
+                if (piece_ids[i] != response.id)
+                    continue;
+                is_piece = true;
+                piece_ids[i] = UINT64_MAX;
+                done++;
+                if (answers - pushed_at[i] > most)
+                    most = answers - pushed_at[i];
+            }
+            if (!is_piece)
+                push_far(op, 2);
+        }
+        for (unsigned i = 0; i < pushed; i++)
+            if (piece_ids[i] != UINT64_MAX && answers - pushed_at[i] > ENOUGH)
+                lockstep_fail("%s: piece %u waits, and %u others were answered since it came", name,
+                              i, answers - pushed_at[i]);
+    }
+    printf("waits: beside %d far %s a piece was answered after %u others at most\n", FAR, name,
+           most);
+    for (unsigned left = FAR; left > 0;) {
+        server_answer(server, false);
+        worker_turn(worker);
+        worker_turn(worker);
+        guest_wait(front.guest, 0);
+        while (front_poll(&front, &response) > 0)
+            left--;
+    }
+}
+
+int main(void)
+{
+    const char *dir = getenv("BLKGATE_SIM");
+    char socket[100], kept[120];
+
+    if (!dir)
+        lockstep_fail("it is to be run in a simulation (tests/sim/room.sh)");
+    worker = disk_worker();
+    snprintf(socket, sizeof socket, "%.70s/waits.%d", dir, (int)getpid());
+    snprintf(kept, sizeof kept, "%s.keep", socket);
+    front.guest = guest_create(7, 2 * GUEST_INDIRECT_MAX);
+    front.disk = &disk;
+    front.abi = guest_abi_find("x86_64");
+    front.ring_order = 2;
+    if (!front.guest || front_ring_create(&front))
+        exit(1);
+    frame = guest_frames_alloc(front.guest, PAGES);
+    for (unsigned i = 0; i < PAGES; i++)
+        refs[i] = guest_grant(front.guest, frame + i, 0, false);
+    server = server_start(socket);
+    disk_connect(worker, &front, server, socket, kept);
+    disk_alone();
+    play(OP_READ, "reads");
+    play(OP_WRITE, "writes");
+    fflush(stdout);
+    _exit(0); /* nobody takes the worker apart, and a sanitizer would miss that */
+}
