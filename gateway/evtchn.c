@@ -22,7 +22,7 @@ struct evtchn {
     struct ev_io io;
     struct binding *bindings; /* by local port */
     uint32_t binding_count;
-    uint32_t unmasked; /* ports: so many events can wait to be fetched, and no more */
+    uint32_t unmasked; /* ports: no more events wait to be fetched, but of ports unbound since */
 };
 
 static void set_masked(struct evtchn *evtchn, uint32_t port, bool masked)
@@ -42,7 +42,9 @@ static void on_readable(struct ev_loop *loop, struct ev_io *io, int events)
 
     (void)loop;
     (void)events;
-    for (int i = 0; i < LIMIT_EVENTS_PER_TURN && evtchn->unmasked > 0; i++) {
+    /* One there is, if only of a port that was unbound since: it would wait for ever, and so would
+     * the loop never sleep. */
+    for (int i = 0; i < LIMIT_EVENTS_PER_TURN && (i == 0 || evtchn->unmasked > 0); i++) {
         port = xenevtchn_pending(evtchn->handle); /* non-blocking: the fd is O_NONBLOCK */
         if (port < 0)
             return;

@@ -70,6 +70,12 @@ function(xenstore_test name timeout)
 endfunction()
 xenstore_test(sim-selftest 120 ${SIM_DIR}/selftest.sh ${CMAKE_BINARY_DIR})
 
+sim_program(unbound ${SIM_DIR}/unbound.c)
+target_link_libraries(unbound PRIVATE gateway simguest-lib)
+add_test(NAME sim-unbound COMMAND ${SIM_DIR}/room.sh ${CMAKE_BINARY_DIR}
+    env LD_LIBRARY_PATH=${SIM_LIB} ${SIM_BIN}/unbound)
+set_tests_properties(sim-unbound PROPERTIES LABELS unit TIMEOUT 60)
+
 # backend and vbd against the real xenstored; the stub's symbols stand in for gateway/worker.c.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 function(room_test name)
