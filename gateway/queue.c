@@ -236,7 +236,7 @@ int queue_take(struct queue *queue, void (*taken)(void *arg, struct request *req
     }
     while ((result = take_one(queue, &request)) > 0)
         taken(arg, request);
-    queue->unarmed = true;
+    queue->unarmed = result != -EPROTO; /* or it would be taken from again and again */
     return result == -EPROTO ? -EPROTO : 0;
 }
 

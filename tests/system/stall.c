@@ -1,11 +1,13 @@
 /* stall: guests of a server that stops answering. It costs them time to close, others nothing.
  *
- *      stall TRIAL --disk NAME --domid N [--kill PID]
+ *      stall TRIAL --disk NAME --domid N [--kill PID] [--daemon PID]
  *
  * Trials, each of one guest; exit 0 only if all of it held:
  *      flush   The server fails every flush, and answers nothing that was sent after it, until the
  *              disk is given up. The frontend closes; --kill: the server dies a second later.
  *      broken  The guest breaks its ring while the server holds its reads, then closes as above.
+ *      mute    The guest breaks its ring, and notifies once more, but never closes: the daemon has
+ *              nothing to do for it, and does nothing.
  *      deep    512 writes at once, on a ring of 16 pages; closes after a second.
  *      hoard   On one worker NAME1 .. NAME20, each with 64 reads of 44 KiB at a server that keeps
  *              them, and NAME0, which must still work.
@@ -22,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     FLUSH_LOST = -3,
@@ -31,7 +34,9 @@ enum {
     TANGLED_MS = 2000, /* for 100 writes beside it: they took 8 ms, and once 18665 */
     SHOWN_MS = 10000,
     CLOSE_MS = 8000 + 1500, /* LIMIT_CLOSE_MS, and a slow machine */
-    KILLED_MS = 4000,       /* well before a close gives up on a server by itself */
+    IDLE_MS = 1000,
+    IDLE_CPU_MS = 200, /* in that time, on a slow machine: it was 1000 */
+    KILLED_MS = 4000,  /* well before a close gives up on a server by itself */
 };
 
 struct unit {
@@ -46,7 +51,7 @@ static uint32_t list_ref; /* 256 descriptors, all of the first frame */
 static struct unit units[HOARDERS + 1];
 static const char *name;
 static unsigned domid, nr_wrong;
-static long kill_pid;
+static long kill_pid, daemon_pid;
 
 #define expect(condition, ...)                             \
     do {                                                   \
@@ -183,6 +188,36 @@ static void trial_broken(void)
     close_lost(&units[0]);
 }
 
+static int64_t daemon_cpu_ms(void)
+{
+    struct timespec used = {0};
+    clockid_t clock;
+
+    expect(clock_getcpuclockid((pid_t)daemon_pid, &clock) == 0 && clock_gettime(clock, &used) == 0,
+           "process %ld has no clock", daemon_pid);
+    return (int64_t)used.tv_sec * 1000 + used.tv_nsec / 1000000;
+}
+
+static void trial_mute(void)
+{
+    struct front_queue *queue = &units[0].front.queues[0];
+    int64_t before_ms;
+
+    if (!attach(&units[0], name, 0, 0))
+        return;
+    atomic_store((_Atomic uint32_t *)(void *)queue->ring, queue->req_prod + 1000);
+    guest_notify(guest, queue->slot);
+    expect(tool_wait_state(&units[0].disk, STATE_CLOSING, SHOWN_MS) == 0, "the loss is not shown");
+    answers_wait(&units[0], 300);
+    guest_notify(guest, queue->slot);
+    before_ms = daemon_cpu_ms();
+    answers_wait(&units[0], IDLE_MS);
+    before_ms = daemon_cpu_ms() - before_ms;
+    expect(before_ms <= IDLE_CPU_MS, "the daemon used %" PRId64 " ms in %d of doing nothing",
+           before_ms, IDLE_MS);
+    close_in(&units[0], CLOSE_MS);
+}
+
 static void trial_deep(void)
 {
     if (!attach(&units[0], name, 0, 4))
@@ -298,8 +333,9 @@ static void trial_tangle(void)
 static const struct {
     const char *name;
     void (*run)(void);
-} trials[] = {{"flush", trial_flush}, {"broken", trial_broken}, {"deep", trial_deep},
-              {"hoard", trial_hoard}, {"gorge", trial_gorge},   {"tangle", trial_tangle}};
+} trials[] = {{"flush", trial_flush},  {"broken", trial_broken}, {"mute", trial_mute},
+              {"deep", trial_deep},    {"hoard", trial_hoard},   {"gorge", trial_gorge},
+              {"tangle", trial_tangle}};
 
 static void frames_grant(void)
 {
@@ -324,6 +360,8 @@ int main(int argc, char **argv)
             domid = (unsigned)strtoul(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--kill") == 0)
             kill_pid = strtol(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--daemon") == 0)
+            daemon_pid = strtol(argv[i + 1], NULL, 10);
     }
     if (!name || !domid)
         return 100;

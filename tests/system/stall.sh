@@ -5,7 +5,7 @@
 STALL=$BUILD/system/stall
 lab_start
 echo "queues = 16" >>"$CONFIG" # for trial tangle
-for name in flush flush-killed broken broken-killed deep; do
+for name in flush flush-killed broken broken-killed mute deep; do
     disk $name "$(unix_uri $name)" 'on-loss = hold 1s'
 done
 for ((i = 0; i <= 20; i++)); do # of which the last 20 hoard, in the first's worker
@@ -33,6 +33,10 @@ for trial in flush broken; do
     nbd_evil $trial-killed 1048576 "${faults[@]}"
     trial $trial $trial-killed --kill "$NBD_PID"
 done
+
+# -- a guest that breaks its ring and never closes costs no CPU time -------------------------------
+nbd_evil mute 1048576
+trial mute mute --daemon "$DAEMON_PID"
 
 # -- what one guest may have at a server, and in its worker's memory (proto/limits.h) -------------
 nbd_evil deep 1048576 stall
