@@ -144,7 +144,7 @@ static void gather_neighbours(struct disk *disk, struct request *request, struct
     /* The request itself is not; its neighbours nobody has asked yet. */
     if (ret_run->count > 1 && request->plan.range.writes &&
         keep_ghost_overlaps(disk->keep, ret_run->first->range.sector * LIMIT_SECTOR_BYTES,
-                            ret_run->sector_count * LIMIT_SECTOR_BYTES, false, NULL))
+                            ret_run->sector_count * LIMIT_SECTOR_BYTES, false, NULL, 0))
         gather_alone(request, ret_run);
 }
 
@@ -315,6 +315,7 @@ static void split(struct disk *disk, struct command *command)
         if (!member->kept)
             continue;
         list_remove(&member->kept_link);
+        member->twin = member->kept->id;
         kept_release(disk->keep, member->kept, (uint32_t)member->length_bytes);
         member->kept = NULL;
     }

@@ -224,6 +224,7 @@ int disk_request_readopted(struct disk *disk, struct request *request,
 static void leave_record(struct disk *disk, struct request *request)
 {
     list_remove(&request->kept_link);
+    request->twin = request->kept->id;
     kept_release(disk->keep, request->kept, (uint32_t)request->length_bytes);
     request->kept = NULL;
 }
@@ -412,7 +413,7 @@ static bool is_haunted(const struct disk *disk, const struct request *request)
         length_bytes = request->kept->length_bytes;
     }
     return keep_ghost_overlaps(disk->keep, at_bytes, length_bytes,
-                               request->blkif.op == BLKIF_DISCARD, request->kept);
+                               request->blkif.op == BLKIF_DISCARD, request->kept, request->twin);
 }
 
 void disk_unhaunt(struct disk *disk)

@@ -38,6 +38,7 @@ struct keep {
     struct list done; /* done and wanted, in the order in which they were done */
     struct list ghosts;
     uint32_t ghost_count;
+    uint64_t last_id;
     uint64_t mark;
     uint64_t unflushed_bytes;
     bool refused_room; /* keep_alloc or kept_add had nothing since the last flush */
@@ -317,6 +318,7 @@ static int restore(struct keep *keep, uint32_t number, const struct journal_reco
     bool late = record->state != JOURNAL_DONE && !is_over(record, keep->fence_time_ms);
 
     *kept = (struct kept){
+        .id = ++keep->last_id,
         .number = number,
         .state = record->state,
         .kind = record->kind,
@@ -505,6 +507,7 @@ struct kept *kept_add(struct keep *keep, enum journal_record_kind kind, bool fua
     }
     kept = &keep->kept[number];
     *kept = (struct kept){
+        .id = ++keep->last_id,
         .number = number,
         .state = JOURNAL_SENT,
         .kind = kind,
@@ -585,12 +588,12 @@ static bool ranges_overlap(uint64_t a_bytes, uint64_t a_length, uint64_t b_bytes
 }
 
 bool keep_ghost_overlaps(const struct keep *keep, uint64_t offset_bytes, uint64_t length_bytes,
-                         bool trim, const struct kept *own)
+                         bool trim, const struct kept *own, uint64_t twin)
 {
     list_each (node, &keep->ghosts) {
         const struct kept *kept = container_of(node, struct kept, ghost_link);
 
-        if (kept != own && !(trim && kept->kind == JOURNAL_TRIM) &&
+        if (kept != own && kept->id != twin && !(trim && kept->kind == JOURNAL_TRIM) &&
             ranges_overlap(offset_bytes, length_bytes, kept->offset_bytes, kept->length_bytes))
             return true;
     }

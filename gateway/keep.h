@@ -68,6 +68,7 @@ uint64_t keep_data_at(const struct keep *keep, const void *data);
 struct kept {
     struct list done_link, ghost_link;
     struct list requests; /* the disk's: those it is the record of, by place */
+    uint64_t id;          /* of no other record, ever; not 0 */
     uint32_t number;
     enum journal_record_state state;
     enum journal_record_kind kind;
@@ -106,9 +107,10 @@ void keep_lost(struct keep *keep, uint32_t parked);
 void keep_fenced(struct keep *keep, uint32_t parked);
 
 /* May a newer request change this range, or is it to wait for a ghost? `own`: it is that record's,
- * and its own ghosts carry the same bytes. */
+ * and its own ghosts carry the same bytes; so do those of `twin`, an id, by which it was sent with
+ * others before. */
 bool keep_ghost_overlaps(const struct keep *keep, uint64_t offset_bytes, uint64_t length_bytes,
-                         bool trim, const struct kept *own);
+                         bool trim, const struct kept *own, uint64_t twin);
 uint32_t keep_ghosts(const struct keep *keep);
 uint32_t keep_parked(const struct keep *keep); /* the bits of all of them */
 

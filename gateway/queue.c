@@ -171,6 +171,7 @@ static struct request *make_request(struct queue *queue, uint32_t entry, const u
     request->plan.planned = request->flushed = request->copied = request->alone = false;
     request->command = NULL;
     request->kept = NULL;
+    request->twin = 0;
     return request;
 }
 

@@ -68,6 +68,7 @@ struct request {
     uint32_t entry;               /* in the journal */
     struct kept *kept;            /* a write's or discard's record, once it is sent; else NULL */
     struct list kept_link;        /* in kept->requests */
+    uint64_t twin;                /* the id of one by which it was sent with others before; or 0 */
     int error;                    /* 0, or why it is answered ERROR */
     enum blkif_status status;
     uint64_t flush_mark; /* a flush: what it covers (keep_flush_mark) */

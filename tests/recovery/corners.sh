@@ -84,6 +84,23 @@ play 'answers 1; push write 8 8; quiet 1000'
 late_say two release
 play 'answers 1; read 8 8; read 0 8'
 
+# Two writes that are one command at a server that dies; the next one fails that for one of them. Each
+# is then sent alone: its own bytes are all that the first server may still write there.
+corner_new 'of two that were sent together, and then fail, none waits for their own ghost'
+server_evil stalls $disk stall
+server_evil bad $disk bad-sector=20
+server_start stalls bad
+disk $disk "$(server_uri stalls)" "export = $(server_uri bad)" 'coherent = yes' 'fence-time = 20s'
+corner_attach
+kill -STOP "$DAEMON_PID"
+play 'push write 8 8; push write 16 8'
+kill -CONT "$DAEMON_PID"
+play 'quiet 500'
+since=$SECONDS
+server_crash stalls
+play 'answers 1; answers 1 -1; read 8 8'
+[ $((SECONDS - since)) -lt 10 ] || fail "$PLAYING: answered after $((SECONDS - since)) s"
+
 # The daemon dies; the toolstack makes the disk anew, for the same export, before the next one runs.
 corner 'a device made anew does not pass the ghosts of the one before' 'fence-time = 4s'
 late_say $disk hold

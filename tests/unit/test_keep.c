@@ -528,7 +528,7 @@ static void one_record_of_several_requests(void **state)
 
 static bool may_write(const struct keep *keep, uint64_t offset_bytes, uint64_t length_bytes)
 {
-    return !keep_ghost_overlaps(keep, offset_bytes, length_bytes, false, NULL);
+    return !keep_ghost_overlaps(keep, offset_bytes, length_bytes, false, NULL, 0);
 }
 
 static void a_ghost_is_in_the_way_until_all_its_sessions_are_over(void **state)
@@ -547,8 +547,8 @@ static void a_ghost_is_in_the_way_until_all_its_sessions_are_over(void **state)
     assert_false(may_write(keep, 7680, 4096));
     assert_true(may_write(keep, 0, 4096));
     assert_true(may_write(keep, 8192, 4096));
-    assert_false(keep_ghost_overlaps(keep, 4096, 4096, false, kept)); /* the same bytes */
-    assert_true(keep_ghost_overlaps(keep, 4096, 4096, true, NULL));   /* a trim is not */
+    assert_false(keep_ghost_overlaps(keep, 4096, 4096, false, kept, 0)); /* the same bytes */
+    assert_true(keep_ghost_overlaps(keep, 4096, 4096, true, NULL, 0));   /* a trim is not */
     kept_sent(keep, kept);
     keep_lost(keep, 4); /* again; the other was not sent again */
     assert_int_equal(keep_parked(keep), 5);
@@ -597,9 +597,9 @@ static void a_trim_may_pass_a_ghost_that_trims(void **state)
     kept_sent(keep, trim);
     kept_sent(keep, zeroes);
     keep_lost(keep, 2);
-    assert_false(keep_ghost_overlaps(keep, 0, 65536, true, NULL));
-    assert_true(keep_ghost_overlaps(keep, 0, 65536, false, NULL));
-    assert_true(keep_ghost_overlaps(keep, 65536, 512, true, NULL)); /* zeroes are written */
+    assert_false(keep_ghost_overlaps(keep, 0, 65536, true, NULL, 0));
+    assert_true(keep_ghost_overlaps(keep, 0, 65536, false, NULL, 0));
+    assert_true(keep_ghost_overlaps(keep, 65536, 512, true, NULL, 0)); /* zeroes are written */
     keep_remove(keep);
 }
 
@@ -1012,7 +1012,7 @@ static bool may_start(const struct request *request)
             overlap(other->at, other->count, request->at, request->count))
             return false;
     if (keep_ghost_overlaps(w.keep, request->at * LIMIT_SECTOR_BYTES,
-                            request->count * LIMIT_SECTOR_BYTES, request->trim, request->kept)) {
+                            request->count * LIMIT_SECTOR_BYTES, request->trim, request->kept, 0)) {
         w.waits++;
         return false;
     }
