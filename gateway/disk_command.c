@@ -70,21 +70,20 @@ static struct command *command_new(struct disk *disk)
     return command;
 }
 
-/* True if memory came back. */
-static bool command_free(struct disk *disk, struct command *command)
+static void command_free(struct disk *disk, struct command *command)
 {
     command->next_free = disk->free_commands;
     disk->free_commands = command;
-    return disk_put_memory(disk, command->buffer, command->buffer_bytes,
-                           disk->reserve + LIMIT_PAGE_BYTES);
+    disk_put_memory(disk, command->buffer, command->buffer_bytes, disk->reserve + LIMIT_PAGE_BYTES);
 }
 
-bool disk_command_answered(struct disk *disk, struct request *request)
+void disk_command_answered(struct disk *disk, struct request *request)
 {
     struct command *command = request->command;
 
     request->command = NULL;
-    return command && --command->unanswered == 0 && command_free(disk, command);
+    if (command && --command->unanswered == 0)
+        command_free(disk, command);
 }
 
 bool disk_is_quiet(const struct disk *disk)

@@ -162,7 +162,7 @@ void disk_on_rested(struct ev_loop *loop, struct ev_timer *timer, int events);
 void disk_fail_waiting(struct disk *disk, bool flushes_too);
 void disk_copy(struct disk *disk, struct request *request, enum grants_direction direction);
 void *disk_get_memory(struct disk *disk, bool oldest, size_t bytes, uint8_t *reserve);
-bool disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve);
+void disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve);
 
 /* disk_command.c */
 void disk_commands_reset(struct disk *disk);    /* with the rings */
@@ -174,8 +174,8 @@ bool disk_command_start(struct disk *disk, struct request *request, const struct
 /* The grant copies of those collected are made: sends them. */
 void disk_commands_send(struct disk *disk);
 void disk_command_completed(struct disk *disk, struct command *command, int error);
-/* One of its requests is answered. True: memory came back by that. */
-bool disk_command_answered(struct disk *disk, struct request *request);
+/* One of its requests is answered. */
+void disk_command_answered(struct disk *disk, struct request *request);
 bool disk_is_quiet(const struct disk *disk); /* nothing is at the server */
 
 #endif

@@ -97,21 +97,23 @@ void *disk_get_memory(struct disk *disk, bool oldest, size_t bytes, uint8_t *res
     return memory;
 }
 
-/* True if it goes back to the slab; of the reserve the host gets its pages back. */
-bool disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve)
+/* Back to the slab, where others may wait for it; of the reserve the host gets its pages back. */
+void disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve)
 {
     struct slab *slab = disk->home->slab;
     size_t left_bytes = slab_left_bytes(slab);
+    struct list *node;
 
     if (!memory)
-        return false;
+        return;
     if (memory == reserve) {
         (void)madvise(memory, bytes, MADV_DONTNEED);
-        return false;
+        return;
     }
     slab_drop(slab, memory, bytes);
     disk->memory_bytes -= slab_left_bytes(slab) - left_bytes;
-    return true;
+    while ((node = list_pop(&disk->home->starved)))
+        disk_activate(container_of(node, struct disk, starved));
 }
 
 void disk_copy(struct disk *disk, struct request *request, enum grants_direction direction)
@@ -606,17 +608,14 @@ static void let_go_of_record(struct disk *disk, struct request *request)
         keep_drop(disk->keep, request->data, request->length_bytes);
 }
 
-/* True if others can have what there was. */
-static bool free_memory(struct disk *disk, struct request *request)
+static void free_memory(struct disk *disk, struct request *request)
 {
-    bool freed = disk_command_answered(disk, request);
-
-    freed |= disk_put_memory(disk, request->descriptors, LIMIT_PAGE_BYTES, disk->reserve);
+    disk_command_answered(disk, request);
+    disk_put_memory(disk, request->descriptors, LIMIT_PAGE_BYTES, disk->reserve);
     disk->descriptors_count -= request->descriptors != NULL;
     request->data = NULL;
     request->descriptors = NULL;
     request->segs = NULL;
-    return freed;
 }
 
 static void remove_request(struct disk *disk, struct request *request)
@@ -634,29 +633,26 @@ void disk_request_forget(struct disk *disk, struct request *request)
     list_remove(&request->work);
     list_remove(&request->kept_link);
     request->kept = NULL;
-    (void)free_memory(disk, request);
+    free_memory(disk, request);
     remove_request(disk, request);
 }
 
 void disk_answer(struct disk *disk)
 {
     struct list *node;
-    bool freed = false;
 
     while ((node = list_pop(&disk->replied))) {
         struct request *request = container_of(node, struct request, work);
         enum blkif_status status = final_status(disk, request);
 
         let_go_of_record(disk, request);
-        freed |= free_memory(disk, request);
+        free_memory(disk, request);
         remove_request(disk, request);
         queue_answer(request->queue, request, status);
         disk_activate(disk); /* what waited for it may start; a drain may be over */
     }
     for (uint32_t i = 0; i < disk->queue_count; i++)
         queue_push(disk->queues[i]);
-    while (freed && (node = list_pop(&disk->home->starved)))
-        disk_activate(container_of(node, struct disk, starved));
 }
 
 /* -- answering without the server -- */
