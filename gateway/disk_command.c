@@ -413,10 +413,14 @@ static bool send(struct disk *disk, struct command *command)
     if (err == 0)
         return true;
     returned(disk, command);
-    if (err == -ENOTCONN) { /* the loss will be told */
+    if (err == -ENOTCONN || err == -ENOMEM) {
         dissolve(disk, command);
+        if (err == -ENOMEM) /* ours; of the other the loss will be told */
+            target_give_up_session(disk->target, "out of memory");
         return false;
     }
+    log_limited(&disk->log_server, LOG_LEVEL_WARNING, disk->name,
+                "a command could not be sent: %s; its requests are answered ERROR", strerror(-err));
     reply_to_all(disk, command, err, BLKIF_OKAY);
     return true;
 }

@@ -8,9 +8,12 @@
  *      waiting   while the pipeline is full (merge.pipeline commands are at the server) a short
  *                request whose neighbour is at the server, or waits itself, waits too. What then
  *                comes beside it makes one command with it, which leaves when one at the server is
- *                done, whichever: the oldest first, one for each. With an idle server nothing
- * waits; there is no timer. haunted   until a lost session can do nothing any more (law 9) resting
- * until a timer ends (on-error = retry)
+ *                done, whichever: the oldest first, one for each.
+ *                With an idle server nothing waits; there is no timer.
+ *
+ *      haunted   until a lost session can do nothing any more (law 9)
+ *
+ *      resting   until a timer ends (on-error = retry)
  */
 #include <errno.h>
 #include <stdio.h>

@@ -49,7 +49,7 @@ static int on_complete(void *user_data, int *error)
     cmd->error = -*error;
     conn->in_flight--;
     conn->completions++;
-    conn->reply_bytes += cmd->reply_bytes;
+    conn->reply_bytes += (cmd->kind == NBDCMD_READ ? cmd->length_bytes : 0);
     list_remove(&cmd->link);
     list_append(&conn->done, &cmd->link);
     return 1; /* retired: its cookie is never asked for */
@@ -106,8 +106,9 @@ static void unwedge(struct nbdconn *conn)
 /* Is a long reply expected? It comes in pieces, as the server gets room for them in the socket. */
 static bool reply_is_long(const struct nbdconn *conn)
 {
-    return !list_empty(&conn->begun) &&
-           container_of(conn->begun.next, const struct nbdcmd, link)->reply_bytes >= LONG_BYTES;
+    const struct nbdcmd *oldest = nbdconn_oldest(conn);
+
+    return oldest && oldest->kind == NBDCMD_READ && oldest->length_bytes >= LONG_BYTES;
 }
 
 /* Reads replies as long as they come, and it is this connection's turn: one libnbd call reads at
@@ -218,10 +219,14 @@ fail:
 }
 
 /* What every command does before and after its libnbd call. */
-static nbd_completion_callback begin(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t reply_bytes)
+static nbd_completion_callback begin(struct nbdconn *conn, struct nbdcmd *cmd,
+                                     enum nbdcmd_kind kind, uint32_t length_bytes,
+                                     uint64_t offset_bytes)
 {
     cmd->conn = conn;
-    cmd->reply_bytes = reply_bytes;
+    cmd->kind = kind;
+    cmd->length_bytes = length_bytes;
+    cmd->offset_bytes = offset_bytes;
     cmd->error = -EINPROGRESS;
     cmd->begun = ev_now(conn->loop);
     list_append(&conn->begun, &cmd->link);
@@ -254,7 +259,7 @@ int nbdconn_read(struct nbdconn *conn, struct nbdcmd *cmd, void *buffer, uint32_
         return -ENOTCONN;
     return began(conn, cmd,
                  nbd_aio_pread(conn->nbd, buffer, length_bytes, offset_bytes,
-                               begin(conn, cmd, length_bytes), 0));
+                               begin(conn, cmd, NBDCMD_READ, length_bytes, offset_bytes), 0));
 }
 
 int nbdconn_write(struct nbdconn *conn, struct nbdcmd *cmd, const void *buffer,
@@ -263,7 +268,8 @@ int nbdconn_write(struct nbdconn *conn, struct nbdcmd *cmd, const void *buffer,
     if (conn->dead)
         return -ENOTCONN;
     return began(conn, cmd,
-                 nbd_aio_pwrite(conn->nbd, buffer, length_bytes, offset_bytes, begin(conn, cmd, 0),
+                 nbd_aio_pwrite(conn->nbd, buffer, length_bytes, offset_bytes,
+                                begin(conn, cmd, NBDCMD_WRITE, length_bytes, offset_bytes),
                                 fua ? LIBNBD_CMD_FLAG_FUA : 0));
 }
 
@@ -273,14 +279,15 @@ int nbdconn_trim(struct nbdconn *conn, struct nbdcmd *cmd, uint32_t length_bytes
     if (conn->dead)
         return -ENOTCONN;
     return began(conn, cmd,
-                 nbd_aio_trim(conn->nbd, length_bytes, offset_bytes, begin(conn, cmd, 0), 0));
+                 nbd_aio_trim(conn->nbd, length_bytes, offset_bytes,
+                              begin(conn, cmd, NBDCMD_TRIM, length_bytes, offset_bytes), 0));
 }
 
 int nbdconn_flush(struct nbdconn *conn, struct nbdcmd *cmd)
 {
     if (conn->dead)
         return -ENOTCONN;
-    return began(conn, cmd, nbd_aio_flush(conn->nbd, begin(conn, cmd, 0), 0));
+    return began(conn, cmd, nbd_aio_flush(conn->nbd, begin(conn, cmd, NBDCMD_FLUSH, 0, 0), 0));
 }
 
 void nbdconn_deliver(struct nbdconn *conn)
@@ -302,10 +309,10 @@ uint32_t nbdconn_in_flight(const struct nbdconn *conn)
     return conn->in_flight;
 }
 
-double nbdconn_oldest(const struct nbdconn *conn)
+const struct nbdcmd *nbdconn_oldest(const struct nbdconn *conn)
 {
-    return list_empty(&conn->begun) ? 0.
-                                    : container_of(conn->begun.next, struct nbdcmd, link)->begun;
+    return list_empty(&conn->begun) ? NULL
+                                    : container_of(conn->begun.next, const struct nbdcmd, link);
 }
 
 /* Puts a socket whose other end is closed in the place of libnbd's. */

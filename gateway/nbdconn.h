@@ -34,13 +34,22 @@ struct ev_loop;
 struct nbd_handle;
 struct nbdconn;
 
+enum nbdcmd_kind {
+    NBDCMD_READ,
+    NBDCMD_WRITE,
+    NBDCMD_TRIM,
+    NBDCMD_FLUSH, /* has no range */
+};
+
 /* Embedded in what is waiting for it; the caller's until it is started. */
 struct nbdcmd {
     struct list link; /* private: among those in flight, oldest first, then among those completed */
     struct nbdconn *conn;
-    double begun;         /* the loop's time when it was started */
-    uint32_t reply_bytes; /* that come with its reply */
-    int error;            /* at completion: 0 or -errno */
+    double begun; /* the loop's time when it was started */
+    uint64_t offset_bytes;
+    uint32_t length_bytes;
+    enum nbdcmd_kind kind;
+    int error; /* at completion: 0 or -errno */
 };
 
 struct nbdconn_handler {
@@ -67,8 +76,8 @@ void nbdconn_deliver(struct nbdconn *conn);
 
 uint32_t nbdconn_in_flight(const struct nbdconn *conn);
 
-/* When the oldest command in flight was started; 0: there is none. */
-double nbdconn_oldest(const struct nbdconn *conn);
+/* The oldest command in flight; NULL: there is none. */
+const struct nbdcmd *nbdconn_oldest(const struct nbdconn *conn);
 
 /*
  * Ends the connection as far as we are concerned: what is in flight completes with -ENOTCONN before

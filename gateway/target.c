@@ -43,6 +43,11 @@ struct target {
     double up_since;
     struct ev_timer overdue;
     double patience_s; /* how old a command may get before another session is tried beside */
+    bool suspects;     /* there is a command for which the last session was left: */
+    struct {
+        enum nbdcmd_kind kind;
+        uint64_t offset_bytes;
+    } suspect;
     char lost_reason[LIMIT_REASON_BYTES];
     unsigned session_path;
 
@@ -141,10 +146,38 @@ static void session_lost_by_itself(struct target *target, const char *reason)
         attempt_later(target);
 }
 
+static double first_patience_s(const struct target *target)
+{
+    return target->spec->config->command_timeout_ms / 1000.;
+}
+
+static void relax(struct target *target)
+{
+    target->suspects = false;
+    target->patience_s = first_patience_s(target);
+    target->overdue.repeat = target->patience_s / 4;
+    if (ev_is_active(&target->overdue))
+        ev_timer_again(target->loop, &target->overdue);
+}
+
+/* What was too slow for the last session is not for this one: it was the session that hung, and not
+ * the command that takes its time. If this one hangs, too, that is as good a reason to leave it. */
+static bool clears(const struct target *target, const struct nbdcmd *cmd)
+{
+    uint64_t at_bytes = target->suspect.offset_bytes;
+
+    return target->suspects && cmd->error != -ENOTCONN && cmd->kind == target->suspect.kind &&
+           (cmd->kind == NBDCMD_FLUSH ||
+            (cmd->offset_bytes <= at_bytes && at_bytes - cmd->offset_bytes < cmd->length_bytes)) &&
+           ev_now(target->loop) - cmd->begun < first_patience_s(target);
+}
+
 static void on_completed(void *arg, struct nbdcmd *cmd)
 {
     struct target *target = arg;
 
+    if (clears(target, cmd))
+        relax(target);
     target->handler->completed(target->arg, cmd);
 }
 
@@ -185,6 +218,34 @@ static void on_parked_over(void *arg, struct parked *parked)
 
     target->parked_used &= ~bit;
     target->handler->fenced(target->arg, bit);
+}
+
+/* -- commands that are too old --------------------------------------------------------------- */
+
+static const struct nbdcmd *oldest(const struct target *target)
+{
+    const struct nbdcmd *oldest = NULL, *cmd;
+
+    for (unsigned i = 0; i < target->conn_count; i++) {
+        cmd = nbdconn_oldest(target->legs[i].conn);
+        if (cmd && (!oldest || cmd->begun < oldest->begun))
+            oldest = cmd;
+    }
+    return oldest;
+}
+
+/* The session is to be left for its oldest command, which may be slow, and not dead. */
+static void grow_patience(struct target *target)
+{
+    const struct nbdcmd *cmd = oldest(target);
+
+    if (target->patience_s * 1000. < LIMIT_PATIENCE_MS)
+        target->patience_s *= 2;
+    target->suspects = cmd != NULL;
+    if (cmd) {
+        target->suspect.kind = cmd->kind;
+        target->suspect.offset_bytes = cmd->offset_bytes;
+    }
 }
 
 /* -- attempts ------------------------------------------------------------------------------- */
@@ -277,8 +338,7 @@ static void attempt_done(struct target *target)
     if (target->up) {
         snprintf(reason, sizeof reason, "a command was not answered for %.0f s",
                  target->patience_s);
-        if (target->patience_s * 1000. < LIMIT_PATIENCE_MS)
-            target->patience_s *= 2; /* it may be slow, and not dead */
+        grow_patience(target);
         session_lost(target, reason);
     }
     session_begin(target);
@@ -360,28 +420,15 @@ static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
     attempt_begin(timer->data);
 }
 
-/* -- commands that are too old --------------------------------------------------------------- */
-
-static double oldest(const struct target *target)
-{
-    double oldest = 0., begun;
-
-    for (unsigned i = 0; i < target->conn_count; i++) {
-        begun = nbdconn_oldest(target->legs[i].conn);
-        if (begun > 0. && (oldest == 0. || begun < oldest))
-            oldest = begun;
-    }
-    return oldest;
-}
+/* -- deadlines ------------------------------------------------------------------------------ */
 
 /* A session that has served for long is as good as the first, if nothing in it is slow (`age_s` is
  * the oldest command's): what takes its time is to be given it, however often it must be sent. */
-static void relax(struct target *target, double age_s)
+static bool has_served(const struct target *target, double age_s)
 {
-    double first_s = target->spec->config->command_timeout_ms / 1000.;
+    double first_s = first_patience_s(target);
 
-    if (age_s < first_s && ev_now(target->loop) - target->up_since > 2 * first_s)
-        target->patience_s = first_s;
+    return age_s < first_s && ev_now(target->loop) - target->up_since > 2 * first_s;
 }
 
 /* A deadline alone never gives up a connection, for what it was told may still be done: only when
@@ -389,17 +436,18 @@ static void relax(struct target *target, double age_s)
 static void on_overdue(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
     struct target *target = timer->data;
-    double begun = oldest(target);
-    double age_s = begun > 0. ? ev_now(loop) - begun : 0.;
+    const struct nbdcmd *cmd = oldest(target);
+    double age_s = cmd ? ev_now(loop) - cmd->begun : 0.;
 
     (void)events;
-    if (begun == 0.)
-        ev_timer_stop(loop, timer);
     if (age_s < target->patience_s) {
         if (target->connecting)
             attempt_drop(target);
         target->paths_tried = 0;
-        relax(target, age_s);
+        if (has_served(target, age_s))
+            relax(target);
+        if (!cmd)
+            ev_timer_stop(loop, timer);
         return;
     }
     if (target->connecting)
@@ -483,7 +531,7 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
     target->spec = spec;
     target->handler = handler;
     target->arg = arg;
-    target->patience_s = spec->config->command_timeout_ms / 1000.;
+    target->patience_s = first_patience_s(target);
     target->dice = (uint32_t)(uintptr_t)target >> 4 ^ (uint32_t)(uint64_t)(ev_now(loop) * 1000.);
     target->parked_place = (struct parked_place){loop, mailbox, spec, on_parked_over, target};
     ev_timer_init(&target->overdue, on_overdue, 0., 0.);

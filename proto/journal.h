@@ -72,8 +72,8 @@
  * into commands or merged with its neighbours: a byte of the data area stands for one byte of the
  * disk. So nothing else links entry and record: an entry names where its request's bytes lie
  * (journal_copied), a record where its range's lie; they belong together where they share bytes,
- * and then agree about the disk offset. A request in chunks is one entry over several records, a
- * merged command is one record over several entries.
+ * and then agree about the disk offset. A record covers its entries whole: one, or several neighbours
+ * that were merged (a discard's alone is of a chunk, and shares no data).
  *
  *  9. journal_copied comes after the copy from the guest, and before the record. An unanswered
  * write that has been copied is sent again from here and never fetched again: a twin may be at the

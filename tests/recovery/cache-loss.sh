@@ -40,8 +40,12 @@ faulty no-replay
 server_start faulty
 daemon_start
 guest_start faulty faulty 20
-outages faulty 10
+lost=0
+while [ $lost -lt 8 ]; do # a busy machine has fewer in the same time
+    outages faulty 10
+    lost=$((lost + outages))
+done
 ! guest_stop faulty || fail "without replay nothing is lost: the load proves nothing"
 [ "$(field faulty wrong_bytes)" -gt 0 ] || fail "without replay nothing is wrong"
 note "without replay: $(field faulty wrong_bytes) wrong bytes," \
-    "$(field faulty lost_sectors) sectors lost in $outages outages"
+    "$(field faulty lost_sectors) sectors lost in $lost outages"

@@ -639,6 +639,31 @@ static void the_patience_doubles_and_comes_back(void **state)
     assert_non_null(strstr(t.reason, reasons[0]));
 }
 
+/* It was the server that hung, and not the command that takes its time, when the next session has
+ * answered that: a second hang is left as soon as the first. Bug: by two servers of which one was
+ * always stopped the patience grew beyond a guest's (recovery-full, late). */
+static void who_answers_in_time_is_not_given_more(void **state)
+{
+    struct server *server = A;
+    double left_at;
+
+    (void)state;
+    paths(2);
+    t.config.command_timeout_ms = SHORT_MS;
+    LATE(A), LATE(B);
+    open_up();
+    for (unsigned i = 1; i <= 6; i++, server = server == A ? B : A) {
+        say(server, "hold");
+        (void)do_write(512ull * i);
+        left_at = ev_time();
+        WAIT(t.losses == i && t.up);
+        assert_true(ev_time() - left_at < 4 * SHORT_MS / 1000.);
+        (void)do_write(512ull * i); /* as a disk would, or at least beside it */
+        WAIT(t.out == 0);
+        say(server, "release");
+    }
+}
+
 /* -- when it is over -----------------------------------------------------------------------------
  */
 
@@ -1026,6 +1051,7 @@ int main(int argc, char **argv)
         SESSION(a_stuck_connection_is_left_for_another_to_the_same_server),
         SESSION(an_answer_in_the_meantime_ends_the_search),
         SESSION(the_patience_doubles_and_comes_back),
+        SESSION(who_answers_in_time_is_not_given_more),
         SESSION(with_drains_the_end_of_the_connection_is_the_end),
         SESSION(without_it_time_is_counted_from_there),
         SESSION(without_an_end_it_is_never_over),
