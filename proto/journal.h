@@ -62,8 +62,8 @@
  *  6. SENT is stored before the command is given to the connection, DONE before the response is
  *     pushed, DONE_OUT before a replay is given to the connection. FREE or GHOST, of a DONE, comes
  *     after the reply to a flush that was sent after that DONE, in the same session.
- *  7. Sequence numbers are file-wide, of entries and of records, in the order of taking and
- * sending: the age by which the newest wins.
+ *  7. Sequence numbers are file-wide, of entries and of records, in the order of taking and of
+ *     sending: the age by which the newest wins.
  *  8. A record is a range, not a command: it may be sent in several commands, again and again (a
  *     server with a smaller maximum), and is DONE when the last is answered. Only a range that does
  *     not share data with a record gets a new one.
@@ -72,16 +72,16 @@
  * into commands or merged with its neighbours: a byte of the data area stands for one byte of the
  * disk. So nothing else links entry and record: an entry names where its request's bytes lie
  * (journal_copied), a record where its range's lie; they belong together where they share bytes,
- * and then agree about the disk offset. A record covers its entries whole: one, or several neighbours
- * that were merged (a discard's alone is of a chunk, and shares no data).
+ * and then agree about the disk offset. A record covers its entries whole: one, or several
+ * neighbours that were merged (a discard's alone is of a chunk, and shares no data).
  *
  *  9. journal_copied comes after the copy from the guest, and before the record. An unanswered
- * write that has been copied is sent again from here and never fetched again: a twin may be at the
- *     server, and must be equal to it (law 9). One that has not may be fetched. The length of an
- *     INDIRECT one comes from here too; its descriptors are not needed any more.
+ *     write that has been copied is sent again from here and never fetched again: a twin may be at
+ *     the server, and must be equal to it (law 9). One that has not may be fetched. The length of
+ * an INDIRECT one comes from here too; its descriptors are not needed any more.
  * 10. Bytes are in use while a used entry (until journal_pushed, not until it is answered) or a
- * SENT, DONE or DONE_OUT record names them. Two records never share bytes, nor do two entries (but
- *     pages, yes): a file where they do is refused.
+ *     SENT, DONE or DONE_OUT record names them. Two records never share bytes, nor do two entries
+ * (but pages, yes): a file where they do is refused.
  *
  * 11. A SENT record that shares no bytes with a used entry has no request any more that would send
  * it again (the rings are another life's, or it is a DISCARD's): when its session is gone it is
