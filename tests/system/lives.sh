@@ -19,7 +19,7 @@ fi
 LIVES_PROGRAM=$BUILD/system/lives
 lab_start
 echo 'queues = 4' >>"$CONFIG"
-sed "s,^lock = .*,lock = $DIR/driver.lock," "$CONFIG" >"$DIR/driver.conf"
+sed -e "s,^lock = .*,lock = $DIR/driver.lock," -e "s,^keep = .*,keep = $DIR/driver.keep," "$CONFIG" >"$DIR/driver.conf"
 
 export_file() { # NAME: a file that may grow
     truncate -s 16M "$DIR/$1.img"
