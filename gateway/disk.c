@@ -104,7 +104,7 @@ void disk_is_stale(struct disk *disk)
     if (disk->stale)
         return;
     disk->stale = true;
-    log_info(disk->name, "the guest has made its rings anew");
+    log_limited(&disk->log_guest, LOG_LEVEL_INFO, disk->name, "the guest has made its rings anew");
     if (disk->state == STATE_CONNECTED)
         publish(disk, DISK_CONNECTED, "");
     disk_activate(disk);

@@ -190,6 +190,14 @@ void vbd_keep_path(const struct vbd *vbd, char *ret_path, size_t bytes)
                  ret_path, bytes);
 }
 
+bool vbd_has_file(const struct vbd *vbd)
+{
+    char path[LIMIT_PATH_BYTES];
+
+    vbd_keep_path(vbd, path, sizeof(path));
+    return access(path, F_OK) == 0;
+}
+
 static uint64_t make_nonce(void)
 {
     uint64_t nonce = 0;
@@ -495,6 +503,7 @@ static void do_serve(struct vbd *vbd, const struct vbd_seen *seen)
                 blkif_abi_name(vbd->order.abi), properties->readonly ? "read-only" : "writable",
                 vbd->order.queue_count, vbd->order.queue_count == 1 ? "" : "s",
                 vbd->order.queue[0].page_count, vbd->order.queue[0].page_count == 1 ? "" : "s");
+    vbd->resumed = false; /* what it asks for from now on, it asks us */
 }
 
 /* The export has grown: frontends look at `sectors` again when state 4 is written once more. */
@@ -548,12 +557,20 @@ static void do_close(struct vbd *vbd, const struct vbd_seen *seen)
  * still to be written before state 6 says that the disk may be opened elsewhere. */
 static bool has_kept(const struct vbd *vbd)
 {
+    return !vbd->link && vbd->disk && !vbd->spent && !vbd->stopping && vbd->device_nonce != 0 &&
+           vbd_has_file(vbd);
+}
+
+/* From state 6 on the export may be open elsewhere: nothing kept is written any more. */
+static void drop_kept(struct vbd *vbd)
+{
     char path[LIMIT_PATH_BYTES];
 
-    if (vbd->link || !vbd->disk || vbd->spent || vbd->stopping || vbd->device_nonce == 0)
-        return false;
+    vbd->keeps = false;
     vbd_keep_path(vbd, path, sizeof(path));
-    return access(path, F_OK) == 0;
+    if (unlink(path) == 0)
+        log_limited(&vbd->losses, LOG_LEVEL_WARNING, vbd->name,
+                    "closed; its kept file, with what was not flushed, is removed");
 }
 
 static void do_closed(struct vbd *vbd, const struct vbd_seen *seen)
@@ -565,7 +582,8 @@ static void do_closed(struct vbd *vbd, const struct vbd_seen *seen)
     }
     if (vbd->state == VBD_HELD) /* all that was held is gone with the frontend */
         vbd_set_state(vbd, VBD_IDLE);
-    (void)go(vbd, seen, XENBUS_CLOSED, NULL, 0);
+    if (go(vbd, seen, XENBUS_CLOSED, NULL, 0) == 0)
+        drop_kept(vbd);
 }
 
 /* State 6 is to be seen before B is gone: libxl waits for one, then for the other. */

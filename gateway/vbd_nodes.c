@@ -125,8 +125,7 @@ static int find_owner(struct store *store, const struct config *config, enum vbd
         return 0; /* whatever it names: the script waits to hear of it */
     if (kind == VBD_KIND_VBD && node->script)
         return -ENOENT;
-    if (kind == VBD_KIND_VBD ? config_disk_find(config, params) != NULL
-                             : names_disk(config, params))
+    if (names_disk(config, params)) /* a URI of kind vbd is of blkgate attach */
         return 0;
     return find_trace(store, back);
 }

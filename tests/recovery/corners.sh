@@ -101,6 +101,21 @@ server_crash stalls
 play 'answers 1; answers 1 -1; read 8 8'
 [ $((SECONDS - since)) -lt 10 ] || fail "$PLAYING: answered after $((SECONDS - since)) s"
 
+# The guest boots another kernel while there is no daemon, and gives the disk up while there is no server.
+# Bug: another guest could then use the export, and the first one's return wrote over what that had flushed.
+corner 'from state 6 on nothing that was kept is written' 'fence-time = 1s'
+daemon_kill
+server_crash $disk
+play 'reset; fe 1'
+daemon_start
+play 'be-is 5; fe 6; be-is 6'
+wait_for 5 log_has "warning: $((500 + count))/xvda .*closed; its kept file" || fail "$PLAYING: not said"
+[ -z "$(ls "$DIR/keep" | grep -- "-$((500 + count))-")" ] || fail "$PLAYING: $(ls "$DIR/keep")"
+server_start $disk
+before=$(commands_seen)
+play 'fe 1; be-is 2; quiet 500'
+! tail -n +$((before + 1)) "$DIR/$disk.journal" | grep 'op=write' || fail "$PLAYING: written"
+
 # The daemon dies; the toolstack makes the disk anew, for the same export, before the next one runs.
 corner 'a device made anew does not pass the ghosts of the one before' 'fence-time = 4s'
 late_say $disk hold

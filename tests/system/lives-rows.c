@@ -865,6 +865,19 @@ const struct row rows[] = {
     {FE, 5, 5},
     {FE, 6, 6},
     {REMOVE, 0, BE_GONE}}},
+{"restarted, then resumed in the same domain, with requests in the new ring", VBD | QDISK, {
+    {ATTACH, 0, 2},
+    CONNECT,
+    {IO, 0, 4},
+    {RESTART, 0, 4},
+    {READ, 0, 4},
+    {RING, 0, 4},
+    {PUSH, 8, 4},
+    {FE, 3, 4},
+    {FE, 4, 4},
+    {ANSWER, 0, 4},
+    {READ, 0, 4},
+    LEAVE}},
 };
 /* clang-format on */
 
