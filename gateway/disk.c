@@ -507,7 +507,7 @@ static void begin_close(struct disk *disk)
         return;
     }
     /* A last look at rings of a frontend that is still there; after it nothing more is taken. */
-    if (disk->state == STATE_CONNECTED)
+    if (disk->state == STATE_CONNECTED || disk->state == STATE_FAILING)
         disk_take(disk);
     /* A larger export found from now on would only stop the drain. */
     disk->growing = false;

@@ -208,18 +208,39 @@ static uint64_t make_nonce(void)
     return nonce;
 }
 
+static struct vbd_limits configured_limits(const struct config *config)
+{
+    return (struct vbd_limits){
+        .queues = config->queues,
+        .ring_order = config->ring_page_order,
+        .indirect_segments = config->indirect_segments,
+    };
+}
+
+static uint32_t greater(uint32_t one, uint32_t other)
+{
+    return one > other ? one : other;
+}
+
+/* As many requests as a frontend may have in flight: B may show more than the configuration has. */
+static uint32_t entries_offered(const struct vbd *vbd)
+{
+    struct vbd_limits limits = configured_limits(vbd->host->config), found;
+
+    if ((!vbd->offered && vbd->kind == VBD_KIND_VBD) ||
+        vbd_nodes_limits(vbd->host->store, vbd->back, &found) < 0)
+        return LIMIT_QUEUES * LIMIT_RING_SLOTS;
+    return greater(limits.queues, found.queues) *
+           ring_slots(BLKIF_ABI_X86_64, 1u << greater(limits.ring_order, found.ring_order));
+}
+
 /* What the disk is to know of the device before it opens anything. */
 static void order_open(struct vbd *vbd)
 {
-    const struct config *config = vbd->host->config;
-
     if (vbd->device_nonce == 0)
         vbd->device_nonce = make_nonce();
     vbd->order.device_nonce = vbd->device_nonce;
-    vbd->order.entry_count = LIMIT_QUEUES * LIMIT_RING_SLOTS;
-    if (vbd->offered || vbd->kind != VBD_KIND_VBD)
-        vbd->order.entry_count =
-            config->queues * ring_slots(BLKIF_ABI_X86_64, 1u << config->ring_page_order);
+    vbd->order.entry_count = entries_offered(vbd);
     vbd->order.resume = vbd->resumed;
     vbd_order(vbd, DISK_WANT_OPEN);
 }
@@ -289,15 +310,6 @@ no_link:
     cannot_open(vbd, seen);
 }
 
-static struct vbd_limits configured_limits(const struct config *config)
-{
-    return (struct vbd_limits){
-        .queues = config->queues,
-        .ring_order = config->ring_page_order,
-        .indirect_segments = config->indirect_segments,
-    };
-}
-
 /* The limits into B, where it is in state seen->own, or on its way `to` another. */
 static int write_limits(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_state to,
                         const struct vbd_limits *limits)
@@ -324,11 +336,6 @@ static void do_offer(struct vbd *vbd, const struct vbd_seen *seen)
 
     if (write_limits(vbd, seen, XENBUS_INIT_WAIT, &limits) == 0)
         vbd->offered = true;
-}
-
-static uint32_t greater(uint32_t one, uint32_t other)
-{
-    return one > other ? one : other;
 }
 
 /* State 2 was xen-blkback's, and so are the limits beside it. A guest that runs may have read them,
