@@ -246,10 +246,11 @@ static int detach_disk(struct nodes *nodes, const struct options *options, char 
     for (int i = 0; i < (LIMIT_CLOSE_MS + 2000) / 50 && !gone; i++, nap())
         gone = place_is_closed(nodes, &place);
     if (!gone)
-        return report_fail(EXIT_FAILED,
-                           "not detached: %s still uses it; unmount it there and try again, "
-                           "or use --force",
-                           options->force ? "blkgated" : "the guest");
+        return report_fail(EXIT_FAILED, "not detached: %s",
+                           options->force
+                               ? "blkgated has not let go of it: its log says why"
+                               : "the guest still uses it; unmount it there and try again, "
+                                 "or use --force");
     (void)place_remove(nodes, &place);
     return EXIT_DONE;
 }

@@ -90,10 +90,11 @@ static int say_late(const struct round *round)
                     "these guests down: they close by themselves then",
                     waiting[WAITS_USE]);
     if (waiting[WAITS_ANSWER] > 0)
-        report_fail(EXIT_FAILED,
-                    "of guests that have not answered, and served on: %u; shut these guests down, "
-                    "or take their disks away with blkgate detach --force",
-                    waiting[WAITS_ANSWER]);
+        report_fail(
+            EXIT_FAILED,
+            "of guests that have not answered, and served on, or held: %u; shut these guests down, "
+            "or take their disks away with blkgate detach --force",
+            waiting[WAITS_ANSWER]);
     if (waiting[WAITS_DAEMON] > 0)
         report_fail(EXIT_FAILED,
                     "let go of by their guests, but not closed by blkgated: %u; does it run? "

@@ -63,7 +63,7 @@ blkgate retire --timeout 4
 status_is $? 1
 says '^waiting for .*5/xvda: the guest has not answered'
 says 'not done after 4 s, disks left: 1$'
-says 'have not answered, and served on: 1; shut these guests down'
+says 'have not answered, and served on, or held: 1; shut these guests down'
 says 'run blkgate retire again'
 wait $! || fail "guest 7 was not asked"
 [ "$(grep -c '^waiting for' "$DIR/out")" = 4 ] || { cat "$DIR/out"; fail "no line a second"; }
