@@ -566,6 +566,7 @@ void keep_lost(struct keep *keep, uint32_t parked)
         if (kept->state == JOURNAL_FREE || kept->out == 0)
             continue;
         kept->out = 0;
+        kept->gone_s = 0; /* of this life, though its bit be 0, once the crash is over */
         if (!fault_is("no-ghosts"))
             kept->parked |= parked;
         settle(keep, kept);

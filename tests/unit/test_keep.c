@@ -806,6 +806,34 @@ static void a_ghosts_time_goes_on_over_crashes(void **state)
     keep_remove(keep);
 }
 
+/* The crash's place is free once that is over, and the next lost session may have it: its sockets
+ * are open, and its time has not begun. */
+static void a_session_in_the_crashs_place_is_not_the_crash(void **state)
+{
+    struct keep *keep = make();
+    struct kept *kept = kept_add(keep, JOURNAL_TRIM, false, 0, 4096, NULL);
+    struct journal_record record;
+    struct journal_part part;
+    uint32_t number = kept->number;
+
+    (void)state;
+    kept_sent(keep, kept);
+    kept_returned(keep, kept);
+    kept_done(keep, kept, false);
+    release(keep, kept);
+    keep = crash_with(keep, 0);
+    keep_fenced(keep, 1);
+    keep_replay_begin(keep);
+    assert_true(keep_replay_next(keep, &kept, &part));
+    kept_sent(keep, kept);
+    keep_lost(keep, 1);
+    assert_true(journal_record(keep_journal(keep), number, &record));
+    assert_false(record.gone);
+    keep = crash_with(keep, 0);
+    assert_int_equal(keep_ghosts(keep), 1);
+    keep_remove(keep);
+}
+
 /* Sent in chunks, or copied where its first segment lies in its frame: found by any byte of it. */
 static void a_request_is_found_by_where_its_bytes_lie(void **state)
 {
@@ -1507,6 +1535,7 @@ int main(void)
         cmocka_unit_test_setup(the_newest_bytes_are_written_again_once_each, setup),
         cmocka_unit_test_setup(a_crash_leaves_what_it_found, setup),
         cmocka_unit_test_setup(a_ghosts_time_goes_on_over_crashes, setup),
+        cmocka_unit_test_setup(a_session_in_the_crashs_place_is_not_the_crash, setup),
         cmocka_unit_test_setup(a_request_is_found_by_where_its_bytes_lie, setup),
         cmocka_unit_test_setup(requests_of_one_record_are_found_together, setup),
         cmocka_unit_test_setup(nothing_answered_is_lost_whatever_goes, setup),
