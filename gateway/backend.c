@@ -192,10 +192,13 @@ static int host_claim(struct vbd_host *host, const struct vbd *vbd,
         return 0;
     for (unsigned i = 0; i < backend->vbd_count; i++) {
         const struct vbd *other = backend->vbds[i];
-        enum vbd_hold hold = vbd_holds(other);
+        enum vbd_hold hold;
 
-        if (other == vbd || hold == VBD_HOLDS_NOT || !vbd_disk(other) || vbd_is_readonly(other) ||
+        if (other == vbd || !vbd_disk(other) || vbd_is_readonly(other) ||
             !config_disks_meet(vbd_disk(other), disk) || (vbd_disk(other)->shared && disk->shared))
+            continue;
+        hold = vbd_holds(other);
+        if (hold == VBD_HOLDS_NOT)
             continue;
         if (hold == VBD_AWAITS && vbd_holds(vbd) == VBD_AWAITS)
             continue; /* one of them has to be first */

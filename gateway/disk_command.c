@@ -279,7 +279,7 @@ static void returned(struct disk *disk, struct command *command)
 static void came_back(struct disk *disk)
 {
     disk->commands_out--;
-    disk->came_back += !list_empty(&disk->waiting);
+    disk->came_back = list_empty(&disk->waiting) ? 0 : disk->came_back + 1;
 }
 
 /* Its requests wait to be sent again, before all others. What was done of a write is of no worth:

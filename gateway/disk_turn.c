@@ -451,11 +451,9 @@ static bool is_under_way(const struct request *request, const struct plan_item *
 
 /* Is there nothing to be gained by one more command? But those that came back make room for as many
  * of what waits, or it would wait for as long as other requests fill the pipeline. */
-static bool pipeline_is_full(struct disk *disk)
+static bool pipeline_is_full(const struct disk *disk)
 {
-    if (list_empty(&disk->waiting))
-        disk->came_back = 0;
-    return disk->came_back == 0 &&
+    return (disk->came_back == 0 || list_empty(&disk->waiting)) &&
            disk->commands_out >= disk->merge.pipeline * target_connections(disk->target);
 }
 

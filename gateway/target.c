@@ -43,11 +43,13 @@ struct target {
     double up_since;
     struct ev_timer overdue;
     double patience_s; /* how old a command may get before another session is tried beside */
-    bool suspects;     /* there is a command for which the last session was left: */
-    struct {
+    struct suspect {
+        bool is; /* there is one: the command for which the last session was left */
         enum nbdcmd_kind kind;
         uint64_t offset_bytes;
+        uint32_t length_bytes;
     } suspect;
+    double pardoned_at; /* when an answer to one last gave the patience back */
     char lost_reason[LIMIT_REASON_BYTES];
     unsigned session_path;
 
@@ -153,7 +155,7 @@ static double first_patience_s(const struct target *target)
 
 static void relax(struct target *target)
 {
-    target->suspects = false;
+    target->suspect.is = false;
     target->patience_s = first_patience_s(target);
     target->overdue.repeat = target->patience_s / 4;
     if (ev_is_active(&target->overdue))
@@ -161,23 +163,29 @@ static void relax(struct target *target)
 }
 
 /* What was too slow for the last session is not for this one: it was the session that hung, and not
- * the command that takes its time. If this one hangs, too, that is as good a reason to leave it. */
+ * the command that takes its time. If this one hangs, too, that is as good a reason to leave it.
+ * But not again and again: before a server of which now this, now that command is slow, a session
+ * has to last until it is through with what it must send again. */
 static bool clears(const struct target *target, const struct nbdcmd *cmd)
 {
-    uint64_t at_bytes = target->suspect.offset_bytes;
+    const struct suspect *suspect = &target->suspect;
+    double now = ev_now(target->loop), first_s = first_patience_s(target);
 
-    return target->suspects && cmd->error != -ENOTCONN && cmd->kind == target->suspect.kind &&
-           (cmd->kind == NBDCMD_FLUSH ||
-            (cmd->offset_bytes <= at_bytes && at_bytes - cmd->offset_bytes < cmd->length_bytes)) &&
-           ev_now(target->loop) - cmd->begun < first_patience_s(target);
+    return suspect->is && cmd->error != -ENOTCONN && cmd->kind == suspect->kind &&
+           cmd->offset_bytes <= suspect->offset_bytes &&
+           cmd->offset_bytes + cmd->length_bytes >= suspect->offset_bytes + suspect->length_bytes &&
+           now - cmd->begun < first_s &&
+           now - target->pardoned_at >= LIMIT_PARDON_DEADLINES * first_s;
 }
 
 static void on_completed(void *arg, struct nbdcmd *cmd)
 {
     struct target *target = arg;
 
-    if (clears(target, cmd))
+    if (clears(target, cmd)) {
+        target->pardoned_at = ev_now(target->loop);
         relax(target);
+    }
     target->handler->completed(target->arg, cmd);
 }
 
@@ -241,11 +249,9 @@ static void grow_patience(struct target *target)
 
     if (target->patience_s * 1000. < LIMIT_PATIENCE_MS)
         target->patience_s *= 2;
-    target->suspects = cmd != NULL;
-    if (cmd) {
-        target->suspect.kind = cmd->kind;
-        target->suspect.offset_bytes = cmd->offset_bytes;
-    }
+    target->suspect.is = cmd != NULL;
+    if (cmd)
+        target->suspect = (struct suspect){true, cmd->kind, cmd->offset_bytes, cmd->length_bytes};
 }
 
 /* -- attempts ------------------------------------------------------------------------------- */

@@ -173,7 +173,6 @@ static void forget_device(struct vbd *vbd)
     vbd->alive = vbd->frontend_dead = false;
     vbd->spent = vbd->unclean = vbd->resumed = vbd->waiting = false;
     vbd->removing = vbd->orphan = vbd->served = vbd->suspending = vbd->offered = false;
-    vbd->keeps = false;
     vbd->device_nonce = 0;
     vbd->reason[0] = vbd->status[0] = '\0';
     vbd->connected_before = false;
@@ -208,7 +207,6 @@ static void closed(struct vbd *vbd)
     else
         log_limited(&vbd->chatter, LOG_LEVEL_INFO, vbd->name, "closed");
     vbd->served = vbd->served && vbd->suspending;
-    vbd->keeps = vbd_has_file(vbd);
     vbd_set_state(vbd, VBD_IDLE);
 }
 
@@ -317,10 +315,7 @@ static int adopt(struct vbd *vbd, const struct vbd_node *node)
 /* Without B there is no device, and nothing of it may be written any more. */
 static void be_over(struct vbd *vbd)
 {
-    char path[LIMIT_PATH_BYTES];
-
-    vbd_keep_path(vbd, path, sizeof(path));
-    (void)unlink(path);
+    (void)vbd_drop_file(vbd);
     vbd_set_state(vbd, VBD_OVER);
 }
 
@@ -370,10 +365,8 @@ static void remember(struct vbd *vbd, const struct vbd_seen *seen)
     bool at_work = seen->frontend >= XENBUS_INITIALISED && seen->frontend <= XENBUS_CLOSING;
     bool first = vbd->known == XENBUS_ABSENT;
 
-    if (first) {
+    if (first)
         vbd->device_nonce = seen->device_nonce;
-        vbd->keeps = vbd->device_nonce != 0 && vbd_has_file(vbd);
-    }
     if (first && at_work && (seen->own == XENBUS_CONNECTED || seen->own == XENBUS_CLOSING)) {
         bool same =
             vbd->disk && (seen->export_id == 0 || config_disk_reaches(vbd->disk, seen->export_id));
@@ -511,7 +504,7 @@ static void stop_idle(struct vbd *vbd)
         vbd->suspending = false;
         if (vbd->served)
             log_info(vbd->name, "released; the guest waits for the next start");
-    } else if (vbd->state == VBD_IDLE && !vbd->keeps && see(vbd, &seen) == 0 &&
+    } else if (vbd->state == VBD_IDLE && !vbd_has_file(vbd) && see(vbd, &seen) == 0 &&
                decide(vbd, &seen) == XENBUS_DO_CLOSED) {
         vbd_act(vbd, &seen, XENBUS_DO_CLOSED);
         if (vbd->known == XENBUS_CLOSED)
@@ -706,8 +699,8 @@ enum vbd_hold vbd_holds(const struct vbd *vbd)
     case VBD_CLOSING:
     case VBD_ENDING: return VBD_LETS_GO;
     case VBD_IDLE:
-        return vbd->unclean || vbd->keeps || (vbd->resumed && !vbd->spent) ? VBD_AWAITS
-                                                                           : VBD_HOLDS_NOT;
+        return vbd->unclean || (vbd->resumed && !vbd->spent) || vbd_has_file(vbd) ? VBD_AWAITS
+                                                                                  : VBD_HOLDS_NOT;
     default: return VBD_HOLDS_NOT;
     }
 }

@@ -195,7 +195,15 @@ bool vbd_has_file(const struct vbd *vbd)
     char path[LIMIT_PATH_BYTES];
 
     vbd_keep_path(vbd, path, sizeof(path));
-    return access(path, F_OK) == 0;
+    return vbd->device_nonce != 0 && access(path, F_OK) == 0;
+}
+
+bool vbd_drop_file(const struct vbd *vbd)
+{
+    char path[LIMIT_PATH_BYTES];
+
+    vbd_keep_path(vbd, path, sizeof(path));
+    return unlink(path) == 0;
 }
 
 static uint64_t make_nonce(void)
@@ -564,20 +572,7 @@ static void do_close(struct vbd *vbd, const struct vbd_seen *seen)
  * still to be written before state 6 says that the disk may be opened elsewhere. */
 static bool has_kept(const struct vbd *vbd)
 {
-    return !vbd->link && vbd->disk && !vbd->spent && !vbd->stopping && vbd->device_nonce != 0 &&
-           vbd_has_file(vbd);
-}
-
-/* From state 6 on the export may be open elsewhere: nothing kept is written any more. */
-static void drop_kept(struct vbd *vbd)
-{
-    char path[LIMIT_PATH_BYTES];
-
-    vbd->keeps = false;
-    vbd_keep_path(vbd, path, sizeof(path));
-    if (unlink(path) == 0)
-        log_limited(&vbd->losses, LOG_LEVEL_WARNING, vbd->name,
-                    "closed; its kept file, with what was not flushed, is removed");
+    return !vbd->link && vbd->disk && !vbd->spent && !vbd->stopping && vbd_has_file(vbd);
 }
 
 static void do_closed(struct vbd *vbd, const struct vbd_seen *seen)
@@ -589,8 +584,10 @@ static void do_closed(struct vbd *vbd, const struct vbd_seen *seen)
     }
     if (vbd->state == VBD_HELD) /* all that was held is gone with the frontend */
         vbd_set_state(vbd, VBD_IDLE);
-    if (go(vbd, seen, XENBUS_CLOSED, NULL, 0) == 0)
-        drop_kept(vbd);
+    /* From state 6 on the export may be open elsewhere: nothing kept is written any more. */
+    if (go(vbd, seen, XENBUS_CLOSED, NULL, 0) == 0 && vbd_drop_file(vbd))
+        log_limited(&vbd->losses, LOG_LEVEL_WARNING, vbd->name,
+                    "closed; its kept file, with what was not flushed, is removed");
 }
 
 /* State 6 is to be seen before B is gone: libxl waits for one, then for the other. */

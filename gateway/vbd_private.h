@@ -64,7 +64,6 @@ struct vbd {
     uint64_t shown_sectors;    /* in `sectors` */
     bool served;               /* rings were served in this life: FAIL is due before CLOSE */
     bool suspending;           /* CLOSING for a stop: the guest waits for the next start */
-    bool keeps;                /* not open, and its kept file has what the server has not */
     uint64_t device_nonce;     /* in blkgate-device; 0: none yet */
 };
 
@@ -83,7 +82,8 @@ void vbd_end_device(struct vbd *vbd);
 
 /* vbd_act.c */
 void vbd_keep_path(const struct vbd *vbd, char *ret_path, size_t bytes); /* its kept file's */
-bool vbd_has_file(const struct vbd *vbd);
+bool vbd_has_file(const struct vbd *vbd);  /* while it is not open: what the server has not */
+bool vbd_drop_file(const struct vbd *vbd); /* true: there was one */
 /* Not connected again after all: what was kept stays, and so does B. */
 void vbd_hold_instead(struct vbd *vbd, const char *reason);
 void vbd_act(struct vbd *vbd, const struct vbd_seen *seen, enum xenbus_action action);

@@ -99,6 +99,7 @@ enum limits {
     LIMIT_BUSY_MS = 1000,         /* until a kept file that another daemon has is tried again */
     LIMIT_REST_MS = 1000,         /* before a request that failed is tried again (on-error) */
     LIMIT_PATIENCE_MS = 480000,   /* a command's deadline, doubled whenever it was of no use */
+    LIMIT_PARDON_DEADLINES = 8,   /* between two times that it is given back for one good answer */
     LIMIT_SUSPEND_MS = 5000,      /* a stop waits so long for the server; the rest is kept */
 
     /* -- log ---------------------------------------------------------------------------------- */

@@ -6,7 +6,6 @@
  * way the worker may start no more of the flood, and take no more of its replies, than a few turns'
  * share (LIMIT_ROUND_BYTES). Ends with 0 if it holds, for reads and for writes.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -35,18 +34,6 @@ struct party {
 
 static struct worker *worker;
 static struct party big, small;
-
-void lockstep_fail(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    fprintf(stderr, "fair: ");
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\n");
-    va_end(args);
-    exit(1);
-}
 
 static void party_join(struct party *party, uint32_t domid, unsigned pages, const char *dir)
 {

@@ -2,8 +2,11 @@
 #include "lockstep.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <ev.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -18,6 +21,18 @@
 
 enum { CONNECT_MS = 10000, NAP_NS = 1000000, DEVID = 51712 };
 #define KEPT_BUDGET_BYTES (UINT64_C(1) << 30)
+
+void lockstep_fail(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "\n");
+    va_end(args);
+    exit(1);
+}
 
 /* Nobody runs the loop that reports are announced to: they are asked for. */
 static void on_report(void *arg)

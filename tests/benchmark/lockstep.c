@@ -9,7 +9,6 @@
  */
 #include "lockstep.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,18 +72,6 @@ static struct lockstep {
     uint64_t requests; /* ever */
     uint64_t dice;
 } lockstep = {.dice = 1};
-
-void lockstep_fail(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    fprintf(stderr, "lockstep: ");
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\n");
-    va_end(args);
-    exit(1);
-}
 
 /* -- requests -------------------------------------------------------------------------------- */
 

@@ -7,7 +7,6 @@
  * next pair when both are answered. The server answers one command at a time, the oldest. Ends with
  * 0 if no piece sees more answers to others than were ahead of it, and a few.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -32,20 +31,12 @@ static struct front front;
 static struct tool_disk disk;
 static uint32_t frame, refs[PAGES];
 static uint64_t far_sector = FAR_AT;
-static uint64_t piece_ids[PIECES];
-static unsigned pushed_at[PIECES]; /* how many answers there were before */
-
-void lockstep_fail(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    fprintf(stderr, "waits: ");
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\n");
-    va_end(args);
-    exit(1);
-}
+static struct piece {
+    uint64_t id;
+    unsigned pushed_at; /* how many answers there were before */
+    bool answered;
+} pieces[PIECES];
+static unsigned pushed, done, answers, most;
 
 static uint64_t push(uint8_t op, uint64_t sector, unsigned page)
 {
@@ -64,47 +55,71 @@ static void push_far(uint8_t op, unsigned page)
     far_sector += 16; /* none beside another */
 }
 
-static void play(uint8_t op, const char *name)
+/* The next pair; its second when the first is at the server, or waits. */
+static void push_pieces(uint8_t op)
 {
-    unsigned pushed = 0, done = 0, answers = 0, most = 0;
+    while (pushed == done || pushed % 2 == 1) {
+        pieces[pushed] = (struct piece){
+            .id = push(op, pushed / 2 * 32 + pushed % 2 * 8, pushed % 2), .pushed_at = answers};
+        pushed++;
+        worker_turn(worker);
+        worker_turn(worker);
+    }
+}
+
+static bool is_piece(uint64_t id)
+{
+    for (unsigned i = 0; i < pushed; i++) {
+        struct piece *piece = &pieces[i];
+
+        if (piece->answered || piece->id != id)
+            continue;
+        piece->answered = true;
+        done++;
+        if (answers - piece->pushed_at > most)
+            most = answers - piece->pushed_at;
+        return true;
+    }
+    return false;
+}
+
+/* For each of the far ones that is answered there is another. */
+static void take_answers(uint8_t op)
+{
     struct front_response response;
 
+    guest_wait(front.guest, 0);
+    while (front_poll(&front, &response) > 0) {
+        if (response.status != RSP_OKAY)
+            lockstep_fail("a request was answered %d", response.status);
+        answers++;
+        if (!is_piece(response.id))
+            push_far(op, 2);
+    }
+}
+
+static void judge(const char *name)
+{
+    for (unsigned i = 0; i < pushed; i++)
+        if (!pieces[i].answered && answers - pieces[i].pushed_at > ENOUGH)
+            lockstep_fail("%s: piece %u waits, and %u others were answered since it came", name, i,
+                          answers - pieces[i].pushed_at);
+}
+
+static void play(uint8_t op, const char *name)
+{
+    struct front_response response;
+
+    pushed = done = answers = most = 0;
     for (unsigned i = 0; i < FAR; i++)
         push_far(op, 2 + i);
     while (done < PIECES) {
-        while (pushed == done || pushed % 2 == 1) {
-            pushed_at[pushed] = answers;
-            piece_ids[pushed] = push(op, pushed / 2 * 32 + pushed % 2 * 8, pushed % 2);
-            pushed++;
-            worker_turn(worker); /* the next comes when this one is at the server, or waits */
-            worker_turn(worker);
-        }
+        push_pieces(op);
         server_answer_some(server, 1, false);
         worker_turn(worker);
         worker_turn(worker);
-        guest_wait(front.guest, 0);
-        while (front_poll(&front, &response) > 0) {
-            bool is_piece = false;
-
-            if (response.status != RSP_OKAY)
-                lockstep_fail("a request was answered %d", response.status);
-            answers++;
-            for (unsigned i = 0; i < pushed; i++) {
-                if (piece_ids[i] != response.id)
-                    continue;
-                is_piece = true;
-                piece_ids[i] = UINT64_MAX;
-                done++;
-                if (answers - pushed_at[i] > most)
-                    most = answers - pushed_at[i];
-            }
-            if (!is_piece)
-                push_far(op, 2);
-        }
-        for (unsigned i = 0; i < pushed; i++)
-            if (piece_ids[i] != UINT64_MAX && answers - pushed_at[i] > ENOUGH)
-                lockstep_fail("%s: piece %u waits, and %u others were answered since it came", name,
-                              i, answers - pushed_at[i]);
+        take_answers(op);
+        judge(name);
     }
     printf("waits: beside %d far %s a piece was answered after %u others at most\n", FAR, name,
            most);

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "proto/ring.h"
 #include "room.h"
 #include "xsproxy.h"
 
@@ -105,6 +106,25 @@ static void a_crash_at_any_point_of_the_handshake(void **state)
     assert_true(r->worker->open.resume);
     assert_true(device_nonce(r) != nonce);
     be_stays(r, "4");
+}
+
+/* What B shows is a promise: the configuration has less now, and there is room for as much. Bug:
+ * the frontend that took it was refused. */
+static void what_the_last_one_offered_has_room(void **state)
+{
+    struct room *r = *state;
+    uint32_t entries;
+
+    attach(r, "qdisk", "root", NULL);
+    wait_be(r, "2");
+    entries = r->worker->open.entry_count;
+    backend_stop(r->backend);
+    put(r, r->disk.backend, "multi-queue-max-queues", "3");
+    put(r, r->disk.backend, "max-ring-page-order", "2");
+    start(r);
+    connect_disk(r);
+    assert_int_equal(r->worker->open.entry_count, 3 * ring_slots(BLKIF_ABI_X86_64, 1u << 2));
+    assert_true(r->worker->open.entry_count > entries);
 }
 
 static void what_happened_meanwhile_is_taken_up(void **state)
@@ -534,6 +554,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(a_stop_is_not_seen_by_the_guest),
         TEST(a_crash_at_any_point_of_the_handshake),
+        TEST(what_the_last_one_offered_has_room),
         TEST(what_happened_meanwhile_is_taken_up),
         TEST(what_was_kept_is_flushed_before_it_is_closed),
         TEST(what_was_kept_goes_with_the_device),

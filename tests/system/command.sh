@@ -64,6 +64,20 @@ blkgate detach visitor xvdb || { cat "$DIR/out"; fail "detach"; }
 wait $guest || { cat "$DIR/guest.out"; fail "the guest was disturbed"; }
 ! xenstore-ls -f / | grep 51728 || fail "detach left nodes behind"
 
+# An export that the configuration does not name, where it allows that.
+uri=$(unix_uri data)
+refused 1 'no disk' attach -c "$CONFIG" 5 xvdb "$uri"
+daemon_stop
+sed -i 's/^workers = .*/&\nallow-uri = yes/' "$CONFIG"
+daemon_start
+"$SIM/simguest" --disk data --domid 7 --until "$DIR/seen-too" --readonly >"$DIR/guest.out" 2>&1 &
+guest=$!
+wait_for 10 xs /local/domain/7/device/vbd/51712/state || fail "no guest"
+blkgate attach -c "$CONFIG" --read-only 7 xvdb "$uri" || { cat "$DIR/out"; fail "attach by URI"; }
+blkgate detach 7 xvdb || { cat "$DIR/out"; fail "detach of what a URI names"; }
+: >"$DIR/seen-too"
+wait $guest || { cat "$DIR/guest.out"; fail "guest 7 was disturbed"; }
+
 # To a guest that uses it: a new one, whose disk the command takes away by force.
 "$SIM/simguest" --disk data --domid 6 --seconds 20 --timeout-ms 3000 >"$DIR/guest.out" 2>&1 &
 guest=$!
