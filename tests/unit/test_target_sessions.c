@@ -483,7 +483,7 @@ static void who_was_told_once_never_fails(void **state)
 /* Losses one after the other are not a busy loop. */
 static void a_server_that_serves_nobody_is_left_alone_for_longer_and_longer(void **state)
 {
-    double first, third;
+    double first = 0., third = 0.;
 
     (void)state;
     EVIL(A, "--fault", "close");
