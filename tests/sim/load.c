@@ -266,10 +266,11 @@ static bool finished(struct load *load)
         return load->nr_requests >= load->options.requests;
     if (load->options.until) {
         now_ms = guest_clock_ms();
-        if (now_ms - load->until_looked_ms < 50)
-            return false;
-        load->until_looked_ms = now_ms;
-        return access(load->options.until, F_OK) == 0;
+        if (!load->over && now_ms - load->until_looked_ms >= 50) {
+            load->until_looked_ms = now_ms;
+            load->over = access(load->options.until, F_OK) == 0;
+        }
+        return load->over;
     }
     return guest_clock_ms() - load->start_ms >= load->options.run_ms;
 }

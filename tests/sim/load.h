@@ -56,6 +56,7 @@ struct load {
     struct io *ios;
     bool grown;
     int64_t looked_ms, until_looked_ms;
+    bool over; /* the file of `until` was there */
     /* Results. */
     uint64_t nr_requests, nr_bytes, nr_wrong_bytes, nr_errors;
     uint64_t nr_indirect, nr_discards, nr_flush_writes, nr_of_queue[GUEST_QUEUES_MAX];
