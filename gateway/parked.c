@@ -27,9 +27,11 @@ static void on_time(struct ev_loop *loop, struct ev_timer *timer, int events)
     finish(timer->data);
 }
 
-/* No socket is left: from now on it counts how long a server may go on without one. */
+/* No socket is left: from now on it counts how long a server may go on without one. From now, and
+ * not from when this turn of the loop began, which may be a while ago. */
 static void start_counting(struct parked *parked, uint32_t fence_time_ms)
 {
+    ev_now_update(parked->place->loop);
     ev_timer_set(&parked->timer, fence_time_ms / 1000., 0.);
     ev_timer_start(parked->place->loop, &parked->timer);
 }

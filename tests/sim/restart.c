@@ -461,6 +461,12 @@ static void a_stop_ends_in_every_state(void **state)
 
 /* -- xenstored dies ------------------------------------------------------------------------- */
 
+/* Not by ThreadSanitizer. When xenstored is gone, libxenstore's reader and who writes a request
+ * both close the socket, without a lock (4.17; nothing of ours); and while the sanitizer reports
+ * that, under its own lock, xs_close cancels the reader: the lock is held for ever, and the test
+ * hangs. */
+#ifndef __SANITIZE_THREAD__
+
 /* The backend reaches xenstored through a proxy; everybody else directly. */
 static struct xsproxy *through_proxy(struct room *r, char *ret_direct, size_t bytes)
 {
@@ -549,6 +555,8 @@ static void a_stop_does_not_need_xenstored(void **state)
     be_stays(r, "4");
 }
 
+#endif
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -565,9 +573,11 @@ int main(int argc, char **argv)
         TEST(a_server_that_has_something_else_now_is_held),
         TEST(a_driver_domain_removes_its_nodes),
         TEST(a_stop_ends_in_every_state),
+#ifndef __SANITIZE_THREAD__ /* see through_proxy */
         TEST(a_dead_xenstored_is_noticed_and_all_is_looked_at_again),
         TEST(a_xenstored_that_forgot_a_connected_disk_does_not_end_it),
         TEST(a_stop_does_not_need_xenstored),
+#endif
     };
 
     room_begin(argc, argv);

@@ -233,11 +233,3 @@ void room_begin(int argc, char **argv)
         cmocka_set_test_filter(argv[1]);
     log_set_level(getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
 }
-
-/* libxenstore 4.17's own: its reader closes the socket of a dead xenstored without the lock under
- * which a request is written to it. */
-const char *__tsan_default_suppressions(void); /* NOLINT */
-const char *__tsan_default_suppressions(void)  /* NOLINT */
-{
-    return "race:xs_write_all\n";
-}

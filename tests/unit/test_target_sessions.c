@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -147,9 +148,18 @@ static struct {
     unsigned readies, losses, refusals, failures, probes;
     uint32_t parked, bit; /* bits given and not back; the last */
     uint64_t capacity_sectors;
-    double lost_at, fenced_at;
+    double ready_at, lost_at, fenced_at;
     char reason[LIMIT_REASON_BYTES], refused[16 * LIMIT_REASON_BYTES];
 } t;
+
+/* As libev's timers: not the wall clock, which may be set. */
+static double now_s(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
 
 static void on_ready(void *arg, const struct disk_properties *properties)
 {
@@ -157,6 +167,7 @@ static void on_ready(void *arg, const struct disk_properties *properties)
     assert_false(t.up);
     assert_int_equal(t.out, 0);
     t.up = true;
+    t.ready_at = now_s();
     t.readies++;
     t.capacity_sectors = properties->capacity_sectors;
 }
@@ -171,7 +182,7 @@ static void on_lost(void *arg, const char *reason, uint32_t parked)
     t.losses++;
     t.parked |= parked;
     t.bit = parked;
-    t.lost_at = ev_time();
+    t.lost_at = now_s();
     snprintf(t.reason, sizeof t.reason, "%s", reason);
 }
 
@@ -180,7 +191,7 @@ static void on_fenced(void *arg, uint32_t parked)
     (void)arg;
     assert_true(parked != 0 && (t.parked & parked) == parked);
     t.parked &= ~parked;
-    t.fenced_at = ev_time();
+    t.fenced_at = now_s();
 }
 
 static void on_failed(void *arg, const char *reason)
@@ -245,9 +256,9 @@ static void turn(void)
 
 #define WAIT(condition)                                                                   \
     do {                                                                                  \
-        double end = ev_time() + WAIT_S;                                                  \
+        double end = now_s() + WAIT_S;                                                    \
         while (!(condition)) {                                                            \
-            if (ev_time() > end)                                                          \
+            if (now_s() > end)                                                            \
                 fail_msg("never: %s (%s; refused: %s)", #condition, t.reason, t.refused); \
             turn();                                                                       \
         }                                                                                 \
@@ -256,9 +267,9 @@ static void turn(void)
 /* Nothing that may not happen has happened, in a time in which it would have. */
 static void rest_ms(int ms)
 {
-    double end = ev_time() + ms / 1000.;
+    double end = now_s() + ms / 1000.;
 
-    while (ev_time() < end)
+    while (now_s() < end)
         turn();
 }
 
@@ -480,26 +491,44 @@ static void who_was_told_once_never_fails(void **state)
     assert_int_equal(who(), 'b');
 }
 
+/* Six losses one after the other. False if a session lasted, as one may on a machine that has much
+ * else to do: then the pauses rightly begin anew. */
+static bool lose_six(double ret_lost_at[static 6])
+{
+    bool lasted = false;
+
+    for (unsigned i = 0; i < 6; i++) {
+        unsigned losses = t.losses;
+
+        WAIT(t.up);
+        (void)do_read(0);
+        WAIT(t.losses == losses + 1);
+        ret_lost_at[i] = t.lost_at;
+        lasted |= t.lost_at - t.ready_at > LIMIT_LASTING_MS / 2000.;
+    }
+    return !lasted;
+}
+
 /* Losses one after the other are not a busy loop. */
 static void a_server_that_serves_nobody_is_left_alone_for_longer_and_longer(void **state)
 {
-    double first = 0., third = 0.;
+    double lost_at[6];
+    bool held = false;
 
     (void)state;
-    EVIL(A, "--fault", "close");
-    open_up();
-    for (unsigned i = 1; i <= 6; i++) {
-        (void)do_read(0);
-        WAIT(t.losses == i);
-        if (i == 2)
-            first = t.lost_at;
-        if (i == 4)
-            third = t.lost_at;
-        WAIT(t.up);
+    for (unsigned tries = 0; tries < 5 && !held; tries++) {
+        EVIL(A, "--fault", "close");
+        open_up();
+        held = lose_six(lost_at);
+        target_close(t.target);
+        t.target = NULL;
+        t.up = false;
+        server_stop(A);
     }
+    assert_true(held);
     /* A pause is three quarters of what it is meant to be, or more. */
-    assert_true(third - first >= (2 + 4) * LIMIT_RETRY_FIRST_MS * .75 / 1000);
-    assert_true(t.lost_at - third >= (8 + 16) * LIMIT_RETRY_FIRST_MS * .75 / 1000);
+    assert_true(lost_at[3] - lost_at[1] >= (2 + 4) * LIMIT_RETRY_FIRST_MS * .75 / 1000);
+    assert_true(lost_at[5] - lost_at[3] >= (8 + 16) * LIMIT_RETRY_FIRST_MS * .75 / 1000);
 }
 
 /* -- several connections ----------------------------------------------------------------------- */
@@ -636,8 +665,8 @@ static void the_patience_doubles_and_comes_back(void **state)
         assert_non_null(strstr(t.reason, reasons[i]));
     }
     say(A, "release");
-    served_until = ev_time() + 3.;
-    for (; ev_time() < served_until; rest_ms(20))
+    served_until = now_s() + 3.;
+    for (; now_s() < served_until; rest_ms(20))
         assert_int_equal(who(), 'a');
     say(A, "hold");
     (void)do_write(512);
@@ -665,6 +694,8 @@ static void who_answers_in_time_is_not_given_more(void **state)
         (void)do_write(512ull * i);
         WAIT(t.losses == i + 1 && t.up);
         assert_non_null(strstr(t.reason, reasons[i]));
+        if (i == 3)
+            rest_ms(2000); /* eight deadlines since the first pardon, and not just about eight */
         (void)do_write(512ull * i); /* as a disk would, or at least beside it */
         WAIT(t.out == 0);
         say(server, "release");
@@ -791,7 +822,7 @@ static void one_that_fails_ends_nothing(void **state)
 
 static void what_a_crash_left_is_over_in_time(void **state)
 {
-    double start = ev_time();
+    double start = now_s();
 
     (void)state;
     EVIL(A);
@@ -842,7 +873,7 @@ static void on_over(void *arg, struct parked *parked)
     assert_ptr_equal(parked, &lost->parked);
     assert_false(lost->over || parked->used);
     lost->over = true;
-    t.fenced_at = ev_time();
+    t.fenced_at = now_s();
 }
 
 static void park(const int *sockets, unsigned count)
@@ -907,7 +938,7 @@ static void a_reset_is_no_good_end(void **state)
     close(listener);
     park(&ours, 1);
     setsockopt(peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    start = ev_time();
+    start = now_s();
     close(peer);
     WAIT(left.over);
     assert_true(t.fenced_at - start >= SHORT_MS / 1000.);
