@@ -266,10 +266,11 @@ static void what_the_disk_cannot_take_up_is_held(void **state)
 
 static void a_disk_that_left_the_configuration_is_held(void **state)
 {
+    static struct config without;
     struct room *r = *state;
-    struct config without = room_config;
     static const char *const kinds[] = {"qdisk", "vbd"};
 
+    without = room_config;
     without.disk_count = 0;
     for (unsigned i = 0; i < 2; i++) {
         attach(r, kinds[i], "root", NULL);
@@ -393,8 +394,8 @@ static void a_server_that_has_something_else_now_is_held(void **state)
 /* In a driver domain nobody else removes what is closed and not wanted. */
 static void a_driver_domain_removes_its_nodes(void **state)
 {
+    static struct config driver; /* the teardown's, too */
     struct room *r = *state;
-    struct config driver = room_config;
     static const char *const nodes[][2] = {
         {"frontend", "/local/domain/5/device/vbd/51712"},
         {"frontend-id", "5"},
@@ -404,6 +405,7 @@ static void a_driver_domain_removes_its_nodes(void **state)
         {"state", "1"},
     };
 
+    driver = room_config;
     driver.domid = 3;
     backend_stop(r->backend);
     assert_int_equal(backend_start(&driver, &r->worker, 1, &r->backend), 0);

@@ -265,8 +265,8 @@ static void a_request_of_the_time_between_is_taken_up(void **state)
 /* In a driver domain we remove B ourselves, but not from under who waits for an answer in it. */
 static void who_asked_removes_the_nodes(void **state)
 {
+    static struct config driver; /* the teardown's, too */
     struct room *r = *state;
-    struct config driver = room_config;
     static const char *const nodes[][2] = {
         {"frontend", "/local/domain/5/device/vbd/51712"},
         {"frontend-id", "5"},
@@ -276,6 +276,7 @@ static void who_asked_removes_the_nodes(void **state)
         {"state", "1"},
     };
 
+    driver = room_config;
     driver.domid = 3;
     backend_stop(r->backend);
     assert_int_equal(backend_start(&driver, &r->worker, 1, &r->backend), 0);

@@ -523,6 +523,7 @@ static void a_server_that_serves_nobody_is_left_alone_for_longer_and_longer(void
         target_close(t.target);
         t.target = NULL;
         t.up = false;
+        t.parked = 0;
         server_stop(A);
     }
     assert_true(held);
