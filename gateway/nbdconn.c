@@ -6,6 +6,7 @@
 #include <libnbd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,9 @@ struct nbdconn {
     bool loss_told;
     char reason[LIMIT_REASON_BYTES];
 };
+
+static atomic_int dead_socket =
+    -1; /* its other end is closed; the whole program's, and to its end */
 
 static int on_complete(void *user_data, int *error)
 {
@@ -187,6 +191,20 @@ static void batch_end(struct nbdconn *conn)
         cork(conn, false);
 }
 
+int nbdconn_prepare(void)
+{
+    int pair[2], none = -1;
+
+    if (atomic_load(&dead_socket) >= 0)
+        return 0;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+        return -errno;
+    close(pair[1]);
+    if (!atomic_compare_exchange_strong(&dead_socket, &none, pair[0]))
+        close(pair[0]); /* another thread was faster */
+    return 0;
+}
+
 int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
                    const struct nbdconn_handler *handler, void *arg, struct nbdconn **ret_conn)
 {
@@ -194,6 +212,9 @@ int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
     int err = -ENOMEM;
 
     if (!conn)
+        goto fail;
+    err = nbdconn_prepare();
+    if (err < 0)
         goto fail;
     conn->fd = fcntl(nbd_aio_get_fd(nbd), F_DUPFD_CLOEXEC, 0);
     if (conn->fd < 0) {
@@ -315,18 +336,10 @@ const struct nbdcmd *nbdconn_oldest(const struct nbdconn *conn)
                                     : container_of(conn->begun.next, const struct nbdcmd, link);
 }
 
-/* Puts a socket whose other end is closed in the place of libnbd's. */
+/* Puts the dead socket in the place of libnbd's: that needs no descriptor that is not there. */
 static void cut_off(struct nbdconn *conn)
 {
-    int pair[2];
-
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
-        shutdown(conn->fd, SHUT_RDWR); /* out of descriptors: then it is this socket that dies */
-        return;
-    }
-    close(pair[1]);
-    dup3(pair[0], nbd_aio_get_fd(conn->nbd), O_CLOEXEC);
-    close(pair[0]);
+    dup3(atomic_load(&dead_socket), nbd_aio_get_fd(conn->nbd), O_CLOEXEC);
 }
 
 /* Quirk 4: one uniform death. */

@@ -10,7 +10,8 @@
  *  4. nbd_close does not complete what is in flight (before 1.18): the handle is first driven to
  *     its death, which completes everything with ENOTCONN. Not by shutting its socket down: what
  *     the server still does can only be seen on a socket that is open (see parked.h). So we hold a
- *     second descriptor of it, and put a dead socket in the place of libnbd's own.
+ *     second descriptor of it, and put a dead socket in the place of libnbd's own; one dead socket
+ *     for all, made in advance, as there may be no descriptor left when it is needed.
  *  5. A server's error value is per command; a socket's error is only in nbd_get_error, at once,
  *     on the same thread.
  *  6. Auto-retired callbacks skip libnbd's own check for short reads with structured replies:
@@ -56,6 +57,10 @@ struct nbdconn_handler {
     void (*completed)(void *arg, struct nbdcmd *cmd);
     void (*lost)(void *arg, const char *reason);
 };
+
+/* Makes what all connections share, if it is not there: by whoever wants to know at the start that
+ * there was a descriptor for it. -errno: there was not. Any thread. */
+int nbdconn_prepare(void);
 
 /* Takes over a READY handle (also on failure, when it is closed). */
 int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,

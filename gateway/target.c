@@ -242,6 +242,13 @@ static const struct nbdcmd *oldest(const struct target *target)
     return oldest;
 }
 
+static double oldest_age_s(const struct target *target)
+{
+    const struct nbdcmd *cmd = oldest(target);
+
+    return cmd ? ev_now(target->loop) - cmd->begun : 0.;
+}
+
 /* The session is to be left for its oldest command, which may be slow, and not dead. */
 static void grow_patience(struct target *target)
 {
@@ -337,6 +344,11 @@ static void attempt_done(struct target *target)
 {
     char reason[LIMIT_REASON_BYTES];
 
+    if (target->up && oldest_age_s(target) < target->patience_s) {
+        attempt_drop(target); /* what it was begun for was answered meanwhile */
+        target->paths_tried = 0;
+        return;
+    }
     if (!may_begin_session(target)) {
         attempt_failed(target, "too many lost connections are still open");
         return;
@@ -442,8 +454,7 @@ static bool has_served(const struct target *target, double age_s)
 static void on_overdue(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
     struct target *target = timer->data;
-    const struct nbdcmd *cmd = oldest(target);
-    double age_s = cmd ? ev_now(loop) - cmd->begun : 0.;
+    double age_s = oldest_age_s(target);
 
     (void)events;
     if (age_s < target->patience_s) {
@@ -452,7 +463,7 @@ static void on_overdue(struct ev_loop *loop, struct ev_timer *timer, int events)
         target->paths_tried = 0;
         if (has_served(target, age_s))
             relax(target);
-        if (!cmd)
+        if (!oldest(target))
             ev_timer_stop(loop, timer);
         return;
     }

@@ -14,6 +14,7 @@
 #include "gateway/list.h"
 #include "gateway/log.h"
 #include "gateway/mailbox.h"
+#include "gateway/nbdconn.h"
 #include "gateway/slab.h"
 #include "proto/limits.h"
 
@@ -208,8 +209,11 @@ void worker_turn(struct worker *worker)
 int worker_start(unsigned index, struct worker **ret_worker)
 {
     struct worker *worker;
-    int err = worker_create(index, &worker);
+    int err = nbdconn_prepare();
 
+    if (err < 0)
+        return err;
+    err = worker_create(index, &worker);
     if (err < 0)
         return err;
     err = -pthread_create(&worker->thread, NULL, worker_main, worker);

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -648,6 +649,31 @@ static void an_answer_in_the_meantime_ends_the_search(void **state)
     assert_int_equal(who(), 'a');
 }
 
+/* It was answered, and the next session was not yet up. The tick of the deadline does not see this
+ * one: it comes later. */
+static void an_answer_before_the_next_session_is_up_keeps_this_one(void **state)
+{
+    struct command *command;
+
+    (void)state;
+    paths(2);
+    t.config.command_timeout_ms = 2000; /* looked at every half second */
+    t.spec.connect_timeout_ms = 10000;
+    LATE(A), LATE(B);
+    assert_true(process_stop(B->pid));
+    say(A, "hold");
+    open_up();
+    command = do_write(512);
+    rest_ms(2600);
+    say(A, "release");
+    WAIT(command->over);
+    assert_int_equal(command->error, 0);
+    kill(B->pid, SIGCONT);
+    rest_ms(1000);
+    assert_int_equal(t.losses, 0);
+    assert_int_equal(who(), 'a');
+}
+
 /* A server that is slow, and not dead, is left ever more rarely; one that has answered for long is
  * as good as the first again. A command that takes its time gets it, however long it takes. */
 static void the_patience_doubles_and_comes_back(void **state)
@@ -743,6 +769,39 @@ static void with_drains_the_end_of_the_connection_is_the_end(void **state)
     say(A, "release");
     WAIT(t.parked == 0);
     assert_int_equal(who(), 'W'); /* and had done it by then */
+}
+
+/* ... also when there is no descriptor left. Bug: then it was this socket that was shut down, and
+ * the server's end of it was taken for an end of what it does. */
+static void without_a_descriptor_the_end_is_still_the_servers(void **state)
+{
+    struct rlimit limit, none;
+    int lowest;
+
+    (void)state;
+    t.config.drains = true;
+    t.config.fence_time_ms = LIMIT_FENCE_TIME_MS;
+    LATE(A, "--drain");
+    say(A, "hold");
+    open_up();
+    (void)do_write(0);
+    rest_ms(50);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    lowest = dup(0);
+    close(lowest);
+    none = limit;
+    none.rlim_cur = (rlim_t)lowest;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    target_give_up_session(t.target, "enough of it");
+    target_deliver(t.target);
+    assert_int_equal(t.losses, 1);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    WAIT(t.readies == 2);
+    rest_ms(2 * SHORT_MS);
+    assert_int_equal(t.parked, t.bit);
+    say(A, "release");
+    WAIT(t.parked == 0);
+    assert_int_equal(who(), 'W');
 }
 
 static void without_it_time_is_counted_from_there(void **state)
@@ -1108,10 +1167,12 @@ int main(int argc, char **argv)
         SESSION(another_session_stands_before_a_slow_one_is_left),
         SESSION(a_stuck_connection_is_left_for_another_to_the_same_server),
         SESSION(an_answer_in_the_meantime_ends_the_search),
+        SESSION(an_answer_before_the_next_session_is_up_keeps_this_one),
         SESSION(the_patience_doubles_and_comes_back),
         SESSION(who_answers_in_time_is_not_given_more),
         SESSION(a_shorter_command_clears_no_longer_one),
         SESSION(with_drains_the_end_of_the_connection_is_the_end),
+        SESSION(without_a_descriptor_the_end_is_still_the_servers),
         SESSION(without_it_time_is_counted_from_there),
         SESSION(without_an_end_it_is_never_over),
         SESSION(a_fence_program_ends_it),
