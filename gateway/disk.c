@@ -289,7 +289,7 @@ static void open_life(struct disk *disk, const struct disk_order *order)
 {
     disk->life = order->life;
     disk->target_ready = disk->given_up = disk->file_busy = false;
-    disk->resumed = disk->must_idle = disk->stale = false;
+    disk->resumed = disk->settling = disk->must_idle = disk->stale = false;
     disk_session_reset(disk);
     memset(&disk->properties, 0, sizeof disk->properties);
     set_state(disk, STATE_OPENING);
@@ -297,28 +297,36 @@ static void open_life(struct disk *disk, const struct disk_order *order)
     start_life(disk, order);
 }
 
-/* Can the file that an earlier life of the device left go on in this one? */
-static bool fits(const struct disk *disk, const struct disk_order *order,
-                 const struct journal_identity *identity)
+/* Is the export that an earlier life of the device left writes for still what it was? */
+static bool is_as_it_was(const struct disk *disk, const struct journal_identity *identity)
 {
     const struct journal *journal = keep_journal(disk->keep);
 
     return journal->identity.flags == identity->flags &&
-           journal->identity.export_bytes <= identity->export_bytes &&
-           journal->layout.geometry.entry_count >= order->entry_count;
+           journal->identity.export_bytes <= identity->export_bytes;
 }
 
-/* From READY on there is a kept file. -EAGAIN: not before a lost server can do no more. */
+/* Can the file that is there go on in this life? */
+static bool has_entries(const struct disk *disk, const struct disk_order *order)
+{
+    return keep_journal(disk->keep)->layout.geometry.entry_count >= order->entry_count;
+}
+
+/* From READY on there is a kept file. -EAGAIN: not before a lost server can do no more.
+ * -EINPROGRESS: not before the server has flushed what the one that is there has no room beside. */
 static int have_file(struct disk *disk, const struct disk_order *order,
                      char reason[static LIMIT_REASON_BYTES])
 {
     const struct journal_identity identity = identity_of(disk, order);
+    bool as_it_was = disk->keep && is_as_it_was(disk, &identity);
     char path[LIMIT_PATH_BYTES];
 
-    if (disk->keep && fits(disk, order, &identity)) {
+    if (as_it_was && has_entries(disk, order)) {
         journal_grow_export(keep_journal(disk->keep), identity.export_bytes);
         return 0;
     }
+    if (as_it_was && !keep_is_flushed(disk->keep))
+        return -EINPROGRESS;
     if (disk->keep && !keep_is_flushed(disk->keep)) {
         snprintf(reason, LIMIT_REASON_BYTES,
                  "writes are kept for this export, and it is not what "
@@ -343,7 +351,10 @@ static void step_opening(struct disk *disk, const struct disk_order *order)
     if (!disk->target_ready || disk->state != STATE_OPENING)
         return;
     err = disk->resumed ? 0 : have_file(disk, order, reason);
-    if (err == -EAGAIN)
+    disk->settling = err == -EINPROGRESS;
+    if (disk->settling)
+        disk_settle(disk);
+    if (err == -EAGAIN || err == -EINPROGRESS)
         return;
     if (err < 0) {
         refuse_life(disk, reason);
@@ -495,7 +506,8 @@ static void step_suspending(struct disk *disk)
 /* Does it know of writes that are the server's yet to have, and of a server that fits? */
 static bool has_debts(const struct disk *disk)
 {
-    bool fits = disk->state == STATE_READY || (disk->state == STATE_OPENING && disk->resumed);
+    bool fits = disk->state == STATE_READY ||
+                (disk->state == STATE_OPENING && (disk->resumed || disk->settling));
 
     return fits && !disk->given_up && !keep_is_flushed(disk->keep);
 }

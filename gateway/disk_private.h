@@ -64,6 +64,7 @@ struct disk {
     bool target_ready;
     bool file_busy; /* OPENING: another daemon has the kept file */
     bool resumed;   /* what an earlier life of the daemon left: its file is open */
+    bool settling;  /* OPENING: what is kept must be flushed, as this life needs a larger file */
     bool must_idle; /* connected by an earlier life, but without its file */
     bool given_up;  /* no request will be sent any more: lost_reason */
     bool stale;     /* the guest has made its rings anew: what it asked before is of no use to it */
@@ -145,6 +146,7 @@ void disk_session_reset(struct disk *disk); /* at the begin of a life */
 void disk_session_quit(struct disk *disk);  /* and at the end: what is in flight comes back */
 void disk_session_hold(struct disk *disk);  /* there is none, and a guest waits */
 void disk_session_step(struct disk *disk);
+void disk_settle(struct disk *disk);
 bool disk_flush_by_itself(struct disk *disk);                      /* true: it was sent */
 void disk_flush_over(struct disk *disk, uint64_t mark, int error); /* whoever had it sent */
 bool disk_may_send(const struct disk *disk);

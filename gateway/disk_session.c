@@ -314,6 +314,16 @@ void disk_session_step(struct disk *disk)
         disk_flush_by_itself(disk);
 }
 
+/* Before it is READY: what is kept is the server's first. */
+void disk_settle(struct disk *disk)
+{
+    if (disk->given_up)
+        return;
+    if (disk->session == SESSION_REPLAYING)
+        step_replaying(disk);
+    (void)disk_flush_by_itself(disk);
+}
+
 void disk_session_quit(struct disk *disk)
 {
     uint32_t parked = disk->target ? target_quit(disk->target) : 0;

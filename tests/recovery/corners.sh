@@ -116,6 +116,18 @@ before=$(commands_seen)
 play 'fe 1; be-is 2; quiet 500'
 ! tail -n +$((before + 1)) "$DIR/$disk.journal" | grep 'op=write' || fail "$PLAYING: written"
 
+# More is offered than before, and what is kept has no room for it: it goes to the server first.
+corner 'a guest that boots another kernel is offered more, and finds what it wrote' 'fence-time = 1s'
+daemon_kill
+server_restart $disk
+sed -i 's/^queues = 4/queues = 8/' "$CONFIG"
+play 'reset; fe 1'
+daemon_start
+play 'be-is 2; publish; connected; read 0 8; read 8 8; write 16 8'
+server_restart $disk
+play 'read 8 8; read 16 8'
+sed -i 's/^queues = 8/queues = 4/' "$CONFIG"
+
 # The daemon dies; the toolstack makes the disk anew, for the same export, before the next one runs.
 corner 'a device made anew does not pass the ghosts of the one before' 'fence-time = 4s'
 late_say $disk hold
