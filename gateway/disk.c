@@ -518,9 +518,7 @@ static void begin_close(struct disk *disk)
         finish_close(disk);
         return;
     }
-    /* A last look at rings of a frontend that is still there; after it nothing more is taken. */
-    if (disk->state == STATE_CONNECTED || disk->state == STATE_FAILING)
-        disk_take(disk);
+    disk_take_last(disk);
     /* A larger export found from now on would only stop the drain. */
     disk->growing = false;
     if (disk->target)

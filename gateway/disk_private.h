@@ -161,6 +161,8 @@ void disk_request_forget(struct disk *disk, struct request *request);
 void disk_flush_completed(struct disk *disk, int error); /* a guest's */
 void disk_unhaunt(struct disk *disk);                    /* look again at what waits for ghosts */
 void disk_on_rested(struct ev_loop *loop, struct ev_timer *timer, int events);
+/* Of a frontend that is still there, once, before a close: whether or not an event told of it. */
+void disk_take_last(struct disk *disk);
 void disk_fail_waiting(struct disk *disk, bool flushes_too);
 void disk_copy(struct disk *disk, struct request *request, enum grants_direction direction);
 void *disk_get_memory(struct disk *disk, bool oldest, size_t bytes, uint8_t *reserve);

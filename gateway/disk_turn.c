@@ -270,24 +270,37 @@ static void collect_descriptors(struct disk *disk)
     }
 }
 
+static void take_from(struct disk *disk, struct queue *queue)
+{
+    int err = queue_take(queue, on_taken, disk);
+
+    if (err == -EPROTO)
+        disk_give_up(disk, "the guest has broken its ring (requests more than a ring ahead)");
+    else if (err == -ESTALE)
+        disk_is_stale(disk);
+}
+
 void disk_take(struct disk *disk)
 {
     bool serving = disk->state == STATE_CONNECTED || disk->state == STATE_FAILING;
 
     for (uint32_t i = 0; serving && i < disk->queue_count; i++) {
-        int err =
-            queue_must_take(disk->queues[i]) ? queue_take(disk->queues[i], on_taken, disk) : 0;
-
-        if (err == -EPROTO)
-            disk_give_up(disk, "the guest has broken its ring (requests more than a ring ahead)");
-        else if (err == -ESTALE)
-            disk_is_stale(disk);
+        if (queue_must_take(disk->queues[i]))
+            take_from(disk, disk->queues[i]);
     }
     if (serving && !list_linked(&disk->unarmed))
         list_append(&disk->home->unarmed, &disk->unarmed);
     if (disk->state == STATE_FAILING)
         disk_fail_waiting(disk, false);
     else if (!disk->given_up)
+        collect_descriptors(disk);
+}
+
+void disk_take_last(struct disk *disk)
+{
+    for (uint32_t i = 0; i < disk->queue_count; i++)
+        take_from(disk, disk->queues[i]);
+    if (!disk->given_up)
         collect_descriptors(disk);
 }
 

@@ -62,6 +62,16 @@ play 'break; be-is 5; close; be-is 6'
 server_restart $disk
 play 'reopen; connect; read 8 8'
 
+# Bug: of a ring whose event was not looked at yet nothing was taken any more (law 2).
+corner 'what was pushed before the close is answered, though its event is on its way yet'
+play 'slip write 16 8; fe 5; be-is 5; fe 6; answers 1; be-is 6; reopen; connect; read 16 8'
+
+corner 'also of a disk that has failed' 'on-loss = hold 1s'
+server_crash $disk
+play 'push write 16 8; answers 1 -1; be-is 5; slip write 16 8; fe 5; fe 6; answers 1 -1; be-is 6'
+server_start $disk
+play 'reopen; connect; write 16 8; read 16 8'
+
 # -- law 9 ------------------------------------------------------------------------------------------
 # Two servers over one storage. The daemon dies while the second one has a write that it does much
 # later; the program would fence the first one. play judges the bytes.

@@ -9,6 +9,7 @@
  *      publish; connected      its two halves: rings and state 3, without looking at the backend;
  *                              and what is left when that says 4. After reset: the same rings
  *      push OP SECTOR COUNT    read, write or flush; not waited for. At most 64 at a time
+ *      slip OP SECTOR COUNT    the same, but its event is on its way yet
  *      answers COUNT [STATUS]  so many come, all with that status (0)
  *      pending COUNT           so many are out
  *      quiet MS                no answer comes for so long
@@ -89,7 +90,7 @@ static void fill(const struct op *op, bool with_stamp)
             sector_of(op, i)[w] = with_stamp ? op->stamp << 16 | w : UINT64_MAX - w;
 }
 
-static int push(const char *what, uint64_t sector, uint64_t count)
+static int push(const char *what, uint64_t sector, uint64_t count, bool with_event)
 {
     static const char *const names[] = {"read", "write", "", "flush"};
     const uint64_t pages = (count * GUEST_SECTOR + GUEST_PAGE - 1) / GUEST_PAGE;
@@ -117,7 +118,10 @@ static int push(const char *what, uint64_t sector, uint64_t count)
     }
     if (front_push(&front, 0, &op->req))
         return fail("the ring is full");
-    front_publish(&front, 0);
+    if (with_event)
+        front_publish(&front, 0);
+    else
+        front_slip(&front, 0);
     return 0;
 }
 
@@ -201,7 +205,7 @@ static int quiet(int64_t ms)
 
 static int alone(const char *what, uint64_t sector, uint64_t count)
 {
-    return push(what, sector, count) || answers(1, RSP_OKAY) ? -1 : 0;
+    return push(what, sector, count, true) || answers(1, RSP_OKAY) ? -1 : 0;
 }
 
 /* -- another kernel ------------------------------------------------------------------------------
@@ -401,9 +405,9 @@ static int command(char *line)
         return publish();
     if (strcmp(verb, "connected") == 0)
         return connected();
-    if (strcmp(verb, "push") == 0) {
+    if (strcmp(verb, "push") == 0 || strcmp(verb, "slip") == 0) {
         sscanf(line, "%*s %*s %" SCNu64 " %" SCNu64, &a, &b);
-        return push(word, a, b);
+        return push(word, a, b, *verb == 'p');
     }
     if (strcmp(verb, "answers") == 0)
         return answers((unsigned)a, *third ? atoi(third) : RSP_OKAY);

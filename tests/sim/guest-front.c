@@ -350,12 +350,19 @@ int front_push(struct front *front, unsigned index, struct front_request *req)
                           req->op == OP_INDIRECT ? req->inner_op : req->op, true);
 }
 
+void front_slip(struct front *front, unsigned index)
+{
+    struct front_queue *queue = &front->queues[index];
+
+    atomic_store(ring_word(queue, REQ_PROD), queue->req_prod);
+}
+
 void front_publish(struct front *front, unsigned index)
 {
     struct front_queue *queue = &front->queues[index];
     uint32_t old = atomic_load(ring_word(queue, REQ_PROD)), new = queue->req_prod;
 
-    atomic_store(ring_word(queue, REQ_PROD), new);
+    front_slip(front, index);
     atomic_thread_fence(memory_order_seq_cst);
     if (new - atomic_load(ring_word(queue, REQ_EVENT)) < new - old)
         guest_notify(front->guest, queue->slot);

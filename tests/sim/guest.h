@@ -192,6 +192,7 @@ int front_push_raw(struct front *front, unsigned queue, const uint8_t *slot, uin
                    uint8_t op, bool answered);
 uint64_t front_next_id(struct front *front, unsigned queue);
 void front_publish(struct front *front, unsigned queue); /* notifies if the backend asked to */
+void front_slip(struct front *front, unsigned queue); /* without an event: it is on its way yet */
 int front_poll(struct front *front, struct front_response *ret); /* 1: got one, -1: broken */
 int front_poll_queue(struct front *front, unsigned queue, struct front_response *ret);
 /* Sends one request and waits for its answer; 1 is returned for none. */
