@@ -275,7 +275,7 @@ static void start_life(struct disk *disk, const struct disk_order *order)
         .told = disk->resumed,
         .properties = disk->properties,
         .flush = disk->flush_kind,
-        .crashed = disk->keep || disk->haunted_by,
+        .crashed = (disk->keep && keep_parked(disk->keep)) || disk->haunted_by,
     };
     err = target_open(disk->home->loop, disk->home->mailbox, disk->spec, &past,
                       &disk_target_handler, disk, &disk->target);

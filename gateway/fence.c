@@ -21,8 +21,6 @@
 
 enum {
     STACK_BYTES = 256 << 10,
-    ENDPOINT_BYTES = INET6_ADDRSTRLEN + sizeof("[]:65535 "),
-    ENDPOINTS_BYTES = LIMIT_CONNECTIONS * ENDPOINT_BYTES,
 };
 
 enum variable { ENV_PATH, ENV_DISK, ENV_EXPORT, ENV_ENDPOINT, ENV_COUNT };
@@ -191,7 +189,7 @@ static void deliver(struct mailbox_item *item)
 }
 
 /* "" if it has none: of a unix socket, or no longer open. A lost TCP connection still has it. */
-static void name_endpoint(int sock, char ret_text[static ENDPOINT_BYTES])
+static void name_endpoint(int sock, char ret_text[static FENCE_ENDPOINT_BYTES])
 {
     union {
         struct sockaddr any;
@@ -207,20 +205,20 @@ static void name_endpoint(int sock, char ret_text[static ENDPOINT_BYTES])
         return;
     if (address.any.sa_family == AF_INET && address.v4.sin_port != 0 &&
         inet_ntop(AF_INET, &address.v4.sin_addr, host, sizeof host))
-        snprintf(ret_text, ENDPOINT_BYTES, "%s:%u", host, ntohs(address.v4.sin_port));
+        snprintf(ret_text, FENCE_ENDPOINT_BYTES, "%s:%u", host, ntohs(address.v4.sin_port));
     else if (address.any.sa_family == AF_INET6 && address.v6.sin6_port != 0 &&
              inet_ntop(AF_INET6, &address.v6.sin6_addr, host, sizeof host))
-        snprintf(ret_text, ENDPOINT_BYTES, "[%s]:%u", host, ntohs(address.v6.sin6_port));
+        snprintf(ret_text, FENCE_ENDPOINT_BYTES, "[%s]:%u", host, ntohs(address.v6.sin6_port));
 }
 
-static void name_endpoints(const int *sockets, unsigned count,
-                           char ret_text[static ENDPOINTS_BYTES])
+void fence_endpoints(const int *sockets, unsigned count,
+                     char ret_text[static FENCE_ENDPOINTS_BYTES])
 {
     char *at = ret_text;
 
     ret_text[0] = '\0';
     for (unsigned i = 0; i < count && i < LIMIT_CONNECTIONS; i++) {
-        char endpoint[ENDPOINT_BYTES];
+        char endpoint[FENCE_ENDPOINT_BYTES];
 
         name_endpoint(sockets[i], endpoint);
         if (endpoint[0])
@@ -262,12 +260,11 @@ static int prepare(struct fence *fence, const struct config_disk *disk, unsigned
     return 0;
 }
 
-int fence_start(const struct config_disk *disk, unsigned path, const int *sockets,
-                unsigned socket_count, struct mailbox *mailbox, void (*done)(void *arg), void *arg,
+int fence_start(const struct config_disk *disk, unsigned path, const char *endpoints,
+                struct mailbox *mailbox, void (*done)(void *arg), void *arg,
                 struct fence **ret_fence)
 {
     struct fence *fence = calloc(1, sizeof *fence);
-    char endpoints[ENDPOINTS_BYTES];
     int err;
 
     if (!fence)
@@ -276,7 +273,6 @@ int fence_start(const struct config_disk *disk, unsigned path, const int *socket
     fence->mailbox = mailbox;
     fence->done = done;
     fence->arg = arg;
-    name_endpoints(sockets, socket_count, endpoints);
     err = prepare(fence, disk, path, endpoints);
     if (err < 0)
         goto fail;

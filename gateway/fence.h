@@ -18,17 +18,29 @@
 #ifndef BLKGATE_GATEWAY_FENCE_H
 #define BLKGATE_GATEWAY_FENCE_H
 
+#include <netinet/in.h>
 #include <stddef.h>
+
+#include "proto/limits.h"
 
 struct config_disk;
 struct fence;
 struct mailbox;
 
-/* Runs disk's program, which it must have, for one of its paths (export_uris). `sockets` are those
- * of the lost connections, if they are still open: they are only asked for their address, here.
- * `done` runs once, on mailbox's thread, unless cancelled. disk is not used after the return. */
-int fence_start(const struct config_disk *disk, unsigned path, const int *sockets,
-                unsigned socket_count, struct mailbox *mailbox, void (*done)(void *arg), void *arg,
+enum {
+    FENCE_ENDPOINT_BYTES = INET6_ADDRSTRLEN + sizeof("[]:65535 "),
+    FENCE_ENDPOINTS_BYTES = LIMIT_CONNECTIONS * FENCE_ENDPOINT_BYTES,
+};
+
+/* Our addresses of connections that were lost, while we have all their sockets: a program that is
+ * run again later is to know of each of them. */
+void fence_endpoints(const int *sockets, unsigned count,
+                     char ret_text[static FENCE_ENDPOINTS_BYTES]);
+
+/* Runs disk's program, which it must have, for one of its paths (export_uris). `done` runs once, on
+ * mailbox's thread, unless cancelled. disk and endpoints are not used after the return. */
+int fence_start(const struct config_disk *disk, unsigned path, const char *endpoints,
+                struct mailbox *mailbox, void (*done)(void *arg), void *arg,
                 struct fence **ret_fence);
 
 /* After done: ends the job. 0: fenced; else -errno and a reason, as program_run gives them. */

@@ -152,10 +152,9 @@ static void on_io(struct ev_loop *loop, struct ev_io *io, int events)
 }
 
 /* A dead peer must not look like a slow one for ever; libnbd sets none of these. */
-static bool keep_alive(int fd)
+static bool keep_alive(int fd, unsigned unacknowledged_ms)
 {
     const int on = 1, idle_s = 10, interval_s = 5, count = 3;
-    const unsigned unacknowledged_ms = LIMIT_UNACKNOWLEDGED_MS;
 
     /* On unix sockets, which need none of them, these fail. */
     if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0 ||
@@ -205,7 +204,7 @@ int nbdconn_prepare(void)
     return 0;
 }
 
-int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
+int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd, unsigned unacknowledged_ms,
                    const struct nbdconn_handler *handler, void *arg, struct nbdconn **ret_conn)
 {
     struct nbdconn *conn = calloc(1, sizeof *conn);
@@ -221,7 +220,7 @@ int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
         err = -errno;
         goto fail;
     }
-    conn->is_tcp = keep_alive(conn->fd);
+    conn->is_tcp = keep_alive(conn->fd, unacknowledged_ms);
     conn->nbd = nbd;
     conn->loop = loop;
     conn->handler = handler;

@@ -62,8 +62,11 @@ struct nbdconn_handler {
  * there was a descriptor for it. -errno: there was not. Any thread. */
 int nbdconn_prepare(void);
 
-/* Takes over a READY handle (also on failure, when it is closed). */
-int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd,
+/* Takes over a READY handle (also on failure, when it is closed). A TCP connection is lost when
+ * nothing of what was sent is acknowledged for so long; to TCP that is also a peer that
+ * acknowledges that it has no room (tcp(7), TCP_USER_TIMEOUT), as one does that is stopped or slow.
+ */
+int nbdconn_create(struct ev_loop *loop, struct nbd_handle *nbd, unsigned unacknowledged_ms,
                    const struct nbdconn_handler *handler, void *arg, struct nbdconn **ret_conn);
 
 /* -errno: the command was not started and will not complete. */

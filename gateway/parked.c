@@ -1,6 +1,8 @@
 #include "gateway/parked.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +18,9 @@ enum {
 
 static void finish(struct parked *parked)
 {
+    if (parked->fence)
+        log_info(parked->place->spec->name,
+                 "the lost server can write no more: the fence program is not waited for");
     parked_drop(parked);
     parked->place->over(parked->place->arg, parked);
 }
@@ -113,20 +118,36 @@ static void on_fenced(void *arg)
 static void start_fence(struct parked *parked)
 {
     const struct disklink_spec *spec = parked->place->spec;
-    int sockets[LIMIT_CONNECTIONS], err;
-    unsigned count = 0;
+    int err;
 
     /* After a crash nobody knows which of several servers it was. */
     if (!spec->config->fence || (parked->crashed && spec->config->export_count > 1))
         return;
-    for (unsigned i = 0; i < LIMIT_CONNECTIONS; i++) {
-        if (parked->sockets[i].fd >= 0)
-            sockets[count++] = parked->sockets[i].fd;
-    }
-    err = fence_start(spec->config, parked->path, sockets, count, parked->place->mailbox, on_fenced,
-                      parked, &parked->fence);
+    err = fence_start(spec->config, parked->path, parked->endpoints, parked->place->mailbox,
+                      on_fenced, parked, &parked->fence);
     if (err < 0)
         fence_again(parked, strerror(-err));
+}
+
+/* Did it end, and not by a word of the server's? Who read that error has taken it: the socket says
+ * nothing of it any more, and reads as one that was closed. After the server's word, and before
+ * ours, it is in CLOSE_WAIT. */
+static bool is_broken(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t bytes = sizeof info;
+
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &bytes) == 0 &&
+           info.tcpi_state == TCP_CLOSE;
+}
+
+/* From now on a server without room (it is stopped, say) is waited for as long as its host says so:
+ * it has everything yet. */
+static void be_patient(int fd)
+{
+    const unsigned no_timeout = 0;
+
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &no_timeout, sizeof no_timeout);
 }
 
 void parked_start(struct parked *parked, const struct parked_place *place, unsigned path,
@@ -146,9 +167,12 @@ void parked_start(struct parked *parked, const struct parked_place *place, unsig
         sock->io.data = sock;
         if (sock->fd < 0)
             continue;
+        parked->reset |= is_broken(sock->fd);
+        be_patient(sock->fd);
         shutdown(sock->fd, SHUT_WR);
         ev_io_start(place->loop, &sock->io);
     }
+    fence_endpoints(sockets, count, parked->endpoints);
     /* Without sockets nobody saw their end, and `drains` says nothing. */
     if (count == 0)
         start_counting(parked, place->spec->config->fence_time_ms);

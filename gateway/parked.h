@@ -8,6 +8,8 @@
  * server has let go of it. Until then, it may still execute anything (a stopped process, say). Then
  * it may for `fence-time` longer, or not at all if the disk's configuration says `drains = yes`: of
  * nbdkit and nbd-server it is known that they close a connection when its last command is done.
+ * That is the server's word. A connection that was broken (reset, or its host not heard of for too
+ * long) is at its end, too, but then `drains` says nothing.
  * An operator's `fence =` program that succeeds ends it at once; one that fails is run again.
  *
  *      WAITING --all sockets at their end--> COUNTING --fence-time--> over
@@ -23,9 +25,9 @@
 #include <stdbool.h>
 
 #include "gateway/disklink.h"
+#include "gateway/fence.h"
 #include "proto/limits.h"
 
-struct fence;
 struct mailbox;
 struct parked;
 
@@ -52,6 +54,7 @@ struct parked {
     unsigned open;
     bool reset;    /* one of them did not end in good order */
     unsigned path; /* the server's, among the disk's; for the fence program */
+    char endpoints[FENCE_ENDPOINTS_BYTES]; /* ours, of all; the sockets end one by one */
     struct ev_timer timer;
     struct ev_timer fence_timer; /* until a fence program that failed is run again */
     struct fence *fence;

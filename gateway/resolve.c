@@ -129,7 +129,8 @@ static void connect_now(struct resolve *resolve)
     while (nbd_aio_is_connecting(nbd)) {
         now = now_ms();
         if (now >= deadline_ms) {
-            fail(resolve, nbd, ETIMEDOUT, "the server does not answer the handshake");
+            fail(resolve, nbd, ETIMEDOUT,
+                 "the server cannot be reached, or does not answer the handshake");
             return;
         }
         if (is_cancelled(resolve)) {

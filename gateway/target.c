@@ -316,14 +316,23 @@ static void attempt_failed(struct target *target, const char *reason)
     attempt_later(target);
 }
 
+/* Longer than a command may take: it is not TCP that gives up a server that is slow (on_overdue).
+ */
+static unsigned unacknowledged_ms(const struct target *target)
+{
+    unsigned twice_ms = 2 * target->spec->config->command_timeout_ms;
+
+    return twice_ms > LIMIT_UNACKNOWLEDGED_MS ? twice_ms : LIMIT_UNACKNOWLEDGED_MS;
+}
+
 static void session_begin(struct target *target)
 {
     for (unsigned i = 0; i < target->spec->config->connections; i++) {
         struct nbd_handle *nbd = target->legs[i].nbd;
 
         target->legs[i].nbd = NULL;
-        if (nbd && nbdconn_create(target->loop, nbd, &conn_handler, target,
-                                  &target->legs[target->conn_count].conn) == 0)
+        if (nbd && nbdconn_create(target->loop, nbd, unacknowledged_ms(target), &conn_handler,
+                                  target, &target->legs[target->conn_count].conn) == 0)
             target->conn_count++;
     }
     attempt_drop(target);

@@ -94,6 +94,19 @@ play 'answers 1; push write 8 8; quiet 1000'
 late_say two release
 play 'answers 1; read 8 8; read 0 8'
 
+# Bug: it was run at every restart, while the next life was connecting to that very server.
+corner_new 'of a disk that owes nothing nobody is fenced when the daemon starts again'
+server_late $disk $disk
+server_start $disk
+printf '#!/bin/sh\ntouch %s/fenced\n' "$DIR" >"$DIR/fence" && chmod +x "$DIR/fence"
+disk $disk "$(server_uri $disk)" "fence = $DIR/fence" 'fence-time = 4s'
+corner_attach
+play 'write 0 8; flush; write 8 8'
+daemon_kill
+daemon_start
+play 'read 8 8; quiet 1000'
+[ ! -e "$DIR/fenced" ] || fail "$PLAYING: fenced"
+
 # Two writes that are one command at a server that dies; the next one fails that for one of them. Each
 # is then sent alone: its own bytes are all that the first server may still write there.
 corner_new 'of two that were sent together, and then fail, none waits for their own ghost'

@@ -45,18 +45,20 @@ static void on_done(void *arg)
 static void start_with(struct job *job, const char *program, const int *sockets, unsigned count)
 {
     char name[] = "root", first[] = "nbd://h/1", second[] = "nbd://h/2", argument[] = "argument";
-    char copy[128];
+    char copy[128], endpoints[FENCE_ENDPOINTS_BYTES];
     char *fence[] = {copy, argument, NULL};
     struct config_disk disk = {
         .name = name, .export_uris = {first, second}, .export_count = 2, .fence = fence};
 
     snprintf(copy, sizeof copy, "%s", program);
     *job = (struct job){.loop = loop};
-    assert_int_equal(fence_start(&disk, 1, sockets, count, mailbox, on_done, job, &job->fence), 0);
+    fence_endpoints(sockets, count, endpoints);
+    assert_int_equal(fence_start(&disk, 1, endpoints, mailbox, on_done, job, &job->fence), 0);
     memset(name, 'x', sizeof name);
     memset(second, 'x', sizeof second);
     memset(argument, 'x', sizeof argument);
     memset(copy, 'x', sizeof copy);
+    memset(endpoints, 'x', sizeof endpoints);
 }
 
 static void start(struct job *job, const char *body)
