@@ -354,7 +354,7 @@ static void step_opening(struct disk *disk, const struct disk_order *order)
     disk->settling = err == -EINPROGRESS;
     if (disk->settling)
         disk_settle(disk);
-    if (err == -EAGAIN || err == -EINPROGRESS)
+    if (disk->settling || err == -EAGAIN)
         return;
     if (err < 0) {
         refuse_life(disk, reason);

@@ -146,7 +146,7 @@ void disk_session_reset(struct disk *disk); /* at the begin of a life */
 void disk_session_quit(struct disk *disk);  /* and at the end: what is in flight comes back */
 void disk_session_hold(struct disk *disk);  /* there is none, and a guest waits */
 void disk_session_step(struct disk *disk);
-void disk_settle(struct disk *disk);
+void disk_settle(struct disk *disk); /* OPENING: replays and flushes what is kept, step by step */
 bool disk_flush_by_itself(struct disk *disk);                      /* true: it was sent */
 void disk_flush_over(struct disk *disk, uint64_t mark, int error); /* whoever had it sent */
 bool disk_may_send(const struct disk *disk);

@@ -316,8 +316,7 @@ static void attempt_failed(struct target *target, const char *reason)
     attempt_later(target);
 }
 
-/* Longer than a command may take: it is not TCP that gives up a server that is slow (on_overdue).
- */
+/* Longer than a command may take: it is not for TCP to give up a server that is slow. */
 static unsigned unacknowledged_ms(const struct target *target)
 {
     unsigned twice_ms = 2 * target->spec->config->command_timeout_ms;

@@ -93,8 +93,7 @@ enum limits {
     LIMIT_RETRY_FIRST_MS = 100, /* between two rounds of connects to a disk's paths ... */
     LIMIT_RETRY_MS = 2000,      /* ... twice as long every time, up to this */
     LIMIT_LASTING_MS = 500, /* a session that was up for so long was worth having: from the start */
-    /* TCP: nothing acknowledged for so long, or for two command-timeouts: the connection is lost.
-     */
+    /* TCP: nothing acknowledged for so long, or two command-timeouts: a lost connection. */
     LIMIT_UNACKNOWLEDGED_MS = 20000,
     LIMIT_FENCE_RETRY_MS = 10000, /* after a fence program that failed */
     LIMIT_BUSY_MS = 1000,         /* until a kept file that another daemon has is tried again */

@@ -751,9 +751,8 @@ static void a_shorter_command_clears_no_longer_one(void **state)
 /* -- when it is over -----------------------------------------------------------------------------
  */
 
-static void with_drains_the_end_of_the_connection_is_the_end(void **state)
+static void hold_a_write_at_one_that_drains(void)
 {
-    (void)state;
     t.config.drains = true;
     t.config.fence_time_ms = LIMIT_FENCE_TIME_MS;
     LATE(A, "--drain");
@@ -761,14 +760,25 @@ static void with_drains_the_end_of_the_connection_is_the_end(void **state)
     open_up();
     (void)do_write(0);
     rest_ms(50);
-    target_give_up_session(t.target, "enough of it");
-    WAIT(t.readies == 2);
-    assert_string_equal(t.reason, "enough of it");
+}
+
+static void is_over_when_it_has_done_it(void)
+{
     rest_ms(2 * SHORT_MS);
     assert_int_equal(t.parked, t.bit); /* the server has it yet */
     say(A, "release");
     WAIT(t.parked == 0);
     assert_int_equal(who(), 'W'); /* and had done it by then */
+}
+
+static void with_drains_the_end_of_the_connection_is_the_end(void **state)
+{
+    (void)state;
+    hold_a_write_at_one_that_drains();
+    target_give_up_session(t.target, "enough of it");
+    WAIT(t.readies == 2);
+    assert_string_equal(t.reason, "enough of it");
+    is_over_when_it_has_done_it();
 }
 
 /* ... also when there is no descriptor left. Bug: then it was this socket that was shut down, and
@@ -779,13 +789,7 @@ static void without_a_descriptor_the_end_is_still_the_servers(void **state)
     int lowest;
 
     (void)state;
-    t.config.drains = true;
-    t.config.fence_time_ms = LIMIT_FENCE_TIME_MS;
-    LATE(A, "--drain");
-    say(A, "hold");
-    open_up();
-    (void)do_write(0);
-    rest_ms(50);
+    hold_a_write_at_one_that_drains();
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
     lowest = dup(0);
     close(lowest);
@@ -797,11 +801,7 @@ static void without_a_descriptor_the_end_is_still_the_servers(void **state)
     assert_int_equal(t.losses, 1);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
     WAIT(t.readies == 2);
-    rest_ms(2 * SHORT_MS);
-    assert_int_equal(t.parked, t.bit);
-    say(A, "release");
-    WAIT(t.parked == 0);
-    assert_int_equal(who(), 'W');
+    is_over_when_it_has_done_it();
 }
 
 static void without_it_time_is_counted_from_there(void **state)
