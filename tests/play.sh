@@ -32,6 +32,10 @@ play_report() { # STATUS NAME SECONDS LOG_DIR
     else
         printf '  %-18s FAILED  %4d s (log: %s)\n' "$2" "$3" "$4/$2.log"
         tail -40 "$4/$2.log"
+        [ -z "${FAILURES-}" ] || { # tests/run's, which says it again at its end
+            echo "$(basename "$PWD")/$2: status $1 after $3 s:"
+            tail -40 "$4/$2.log"
+        } >>"$FAILURES"
         play_failed=$((play_failed + 1))
     fi
 }

@@ -13,7 +13,8 @@
  *              them, and NAME0, which must still work.
  *      gorge   The same, with 64 reads of 1 MiB each; NAME0 is to write as much at once.
  *      tangle  NAME1 with all slots of 16 rings in use, by writes of which one may start, and a
- *              notification for each write of NAME0, on the same worker, which goes on.
+ *              notification for each write of NAME0, on the same worker, which goes on: --daemon's
+ *              time is not spent on those that wait.
  * After each: state 6 in time, every request answered once, flushes last; no ring stays mapped.
  */
 #include "guest.h"
@@ -31,7 +32,7 @@ enum {
     HOARDERS = 20,
     HOARDED = 64,
     TANGLED = GUEST_QUEUES_MAX * GUEST_RING_SLOTS,
-    TANGLED_MS = 2000, /* for 100 writes beside it: they took 8 ms, and once 18665 */
+    TANGLED_CPU_MS = 2000, /* for 100 writes beside it: they took 8 ms, and once 18665 */
     SHOWN_MS = 10000,
     CLOSE_MS = 8000 + 1500, /* LIMIT_CLOSE_MS, and a slow machine */
     IDLE_MS = 1000,
@@ -309,7 +310,7 @@ static void trial_tangle(void)
 {
     struct front_request req = {.op = OP_WRITE, .nr_segments = 1};
     char served[64], tangled[64];
-    int64_t start_ms;
+    int64_t before_ms;
 
     snprintf(served, sizeof(served), "%s0", name);
     snprintf(tangled, sizeof(tangled), "%s1", name);
@@ -319,13 +320,14 @@ static void trial_tangle(void)
     tangle(&units[1]);
     answers_wait(&units[1], 500);
     req.segments[0] = (struct front_segment){.ref = refs[0], .first = 0, .last = 7};
-    start_ms = guest_clock_ms();
+    before_ms = daemon_cpu_ms();
     for (int i = 0; i < 100; i++) {
         guest_notify(guest, units[1].front.queues[0].slot);
         expect(front_do(&units[0].front, &req) == RSP_OKAY, "write %d of the neighbour", i);
     }
-    expect(guest_clock_ms() - start_ms < TANGLED_MS, "the neighbour's writes took %" PRId64 " ms",
-           guest_clock_ms() - start_ms);
+    before_ms = daemon_cpu_ms() - before_ms;
+    expect(before_ms <= TANGLED_CPU_MS, "the neighbour's writes took %" PRId64 " ms of CPU time",
+           before_ms);
     front_state_set(&units[1].front, STATE_CLOSING);
     close_in(&units[1], CLOSE_MS);
 }

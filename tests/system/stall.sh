@@ -48,5 +48,5 @@ nbd_memory hoard0 1M
 nbd_evil hoard1 1048576 stall
 trial hoard hoard
 trial gorge hoard
-trial tangle hoard
+trial tangle hoard --daemon "$DAEMON_PID"
 daemon_stop
