@@ -25,6 +25,13 @@ enum {
 
 enum variable { ENV_PATH, ENV_DISK, ENV_EXPORT, ENV_ENDPOINT, ENV_COUNT };
 
+/* A disk's program that was killed and does not go away. */
+struct leftover {
+    struct list link;
+    pid_t pid;
+    char name[]; /* of the disk */
+};
+
 /* A job is used by its owner and by a helper; whoever lets go last frees it. */
 struct fence {
     struct list link; /* among those that wait for a thread */
@@ -32,7 +39,8 @@ struct fence {
     struct mailbox *mailbox;
     void (*done)(void *arg);
     void *arg;
-    char *name; /* of the disk */
+    char *name;                /* of the disk */
+    struct leftover *leftover; /* its place, should it be one */
     char *argv[LIMIT_FENCE_WORDS + 1];
     char *envp[ENV_COUNT + 1];
     /* Under crew.lock: */
@@ -49,12 +57,14 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t idle;
     struct list waiting;
+    struct list leftovers; /* while a disk has one, no other program of it is started */
     unsigned threads;
     uint64_t window_start_ms; /* of the log's bound */
     unsigned window_lines;
 } crew = {.lock = PTHREAD_MUTEX_INITIALIZER,
           .idle = PTHREAD_COND_INITIALIZER,
-          .waiting = {&crew.waiting, &crew.waiting}};
+          .waiting = {&crew.waiting, &crew.waiting},
+          .leftovers = {&crew.leftovers, &crew.leftovers}};
 
 static void fence_free(struct fence *fence)
 {
@@ -64,6 +74,7 @@ static void fence_free(struct fence *fence)
         free(fence->argv[i]);
     for (size_t i = 0; i < ENV_COUNT; i++)
         free(fence->envp[i]);
+    free(fence->leftover);
     free(fence->name);
     free(fence);
 }
@@ -111,7 +122,40 @@ static bool is_cancelled(void *arg)
     return cancelled;
 }
 
-static pid_t run(struct fence *fence)
+/* The process that is left over of the disk's last program; 0: none. Forgets those that have gone.
+ */
+static pid_t find_leftover(const char *name)
+{
+    pid_t found = 0;
+
+    pthread_mutex_lock(&crew.lock);
+    list_each_safe (node, &crew.leftovers) {
+        struct leftover *leftover = container_of(node, struct leftover, link);
+
+        if (program_is_gone(leftover->pid)) {
+            list_remove(&leftover->link);
+            free(leftover);
+        } else if (strcmp(leftover->name, name) == 0) {
+            found = leftover->pid;
+        }
+    }
+    pthread_mutex_unlock(&crew.lock);
+    return found;
+}
+
+static void keep_leftover(struct fence *fence, pid_t pid)
+{
+    struct leftover *leftover = fence->leftover;
+
+    fence->leftover = NULL;
+    leftover->pid = pid;
+    pthread_mutex_lock(&crew.lock);
+    list_append(&crew.leftovers, &leftover->link);
+    pthread_mutex_unlock(&crew.lock);
+    log_warning(fence->name, "fence: process %d was killed and does not go away", (int)pid);
+}
+
+static void run(struct fence *fence)
 {
     const struct program program = {.argv = fence->argv,
                                     .envp = fence->envp,
@@ -119,14 +163,19 @@ static pid_t run(struct fence *fence)
                                     .said = on_line,
                                     .is_cancelled = is_cancelled,
                                     .arg = fence};
-    pid_t left = 0;
+    pid_t left = find_leftover(fence->name);
 
+    if (left > 0) {
+        fence->error = -EBUSY;
+        snprintf(fence->reason, sizeof fence->reason,
+                 "process %d, its last run, was killed and does not go away", (int)left);
+        return;
+    }
     fence->error = program_run(&program, &left, fence->reason, sizeof fence->reason);
     if (fence->lines_left_out > 0)
         log_info(fence->name, "fence: %u lines were left out", fence->lines_left_out);
     if (left > 0)
-        log_warning(fence->name, "fence: process %d was killed and does not go away", (int)left);
-    return left;
+        keep_leftover(fence, left);
 }
 
 /* Takes jobs until none waits. */
@@ -138,19 +187,15 @@ static void *helper(void *arg)
     pthread_mutex_lock(&crew.lock);
     while ((node = list_pop(&crew.waiting))) {
         struct fence *fence = container_of(node, struct fence, link);
-        pid_t left;
 
         pthread_mutex_unlock(&crew.lock);
-        left = run(fence);
+        run(fence);
         pthread_mutex_lock(&crew.lock);
         fence->finished = true;
         if (fence->cancelled)
             fence_free(fence);
         else
             mailbox_post(fence->mailbox, &fence->item);
-        pthread_mutex_unlock(&crew.lock);
-        program_reap(left); /* the owner has its answer; this thread is one of few, as it should */
-        pthread_mutex_lock(&crew.lock);
     }
     crew.threads--;
     pthread_cond_broadcast(&crew.idle);
@@ -239,8 +284,10 @@ static int prepare(struct fence *fence, const struct config_disk *disk, unsigned
     const char *search = getenv("PATH");
 
     fence->name = strdup(disk->name);
-    if (!fence->name)
+    fence->leftover = calloc(1, sizeof *fence->leftover + strlen(disk->name) + 1);
+    if (!fence->name || !fence->leftover)
         return -ENOMEM;
+    memcpy(fence->leftover->name, disk->name, strlen(disk->name) + 1);
     for (size_t i = 0; i < LIMIT_FENCE_WORDS && disk->fence[i]; i++) {
         fence->argv[i] = strdup(disk->fence[i]);
         if (!fence->argv[i])

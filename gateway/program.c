@@ -278,9 +278,9 @@ int program_run(const struct program *program, pid_t *ret_left, char *ret_reason
     return err;
 }
 
-void program_reap(pid_t left)
+bool program_is_gone(pid_t left)
 {
-    if (left > 0)
-        while (waitpid(left, NULL, 0) < 0 && errno == EINTR)
-            ;
+    pid_t got = waitpid(left, NULL, WNOHANG);
+
+    return got > 0 || (got < 0 && errno == ECHILD);
 }

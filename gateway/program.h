@@ -30,11 +30,12 @@ struct program {
 
 /* 0: it ended with status 0. Else -errno and a reason, with the last thing that it said: -EPROTO
  * another status or a signal, -ETIMEDOUT, -ECANCELED, or why it was not started. *ret_left is a
- * process that did not go away when it was killed (0: none), for program_reap. */
+ * process that did not go away when it was killed (0: none), for program_is_gone. */
 int program_run(const struct program *program, pid_t *ret_left, char *ret_reason,
                 size_t reason_bytes);
 
-/* Waits for it as long as it takes: a process that waits for a dead disk cannot be killed. */
-void program_reap(pid_t left);
+/* Whether it has gone at last: a process that waits for a dead disk cannot be killed. Does not
+ * wait. Once this was true the number is no longer ours: do not ask again. */
+bool program_is_gone(pid_t left);
 
 #endif
