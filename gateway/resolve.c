@@ -1,9 +1,9 @@
 #include "gateway/resolve.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <libnbd.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,13 +22,14 @@ enum {
 /* A job is used by its owner and by a helper; whoever lets go last frees it. */
 struct resolve {
     struct list link; /* among those that wait for a thread */
+    struct crew *crew;
     struct mailbox_item item;
     struct mailbox *mailbox;
     void (*done)(void *arg);
     void *arg;
     uint32_t timeout_ms;
     char *uri, *tls_certificates, *tls_psk_file, *tls_username;
-    /* Under crew.lock: */
+    /* Under hall.lock: */
     bool cancelled;
     bool finished; /* the helper is done with it */
     /* The helper's until finished: */
@@ -37,15 +38,18 @@ struct resolve {
     char reason[LIMIT_REASON_BYTES];
 };
 
-/* The helper threads, of all workers together. */
+/* The helper threads, of all workers together, and the jobs that wait for one. */
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t idle;
-    struct list waiting;
-    unsigned threads;
-} crew = {.lock = PTHREAD_MUTEX_INITIALIZER,
+    struct crew {
+        struct list waiting;
+        unsigned threads;
+    } names, addresses;
+} hall = {.lock = PTHREAD_MUTEX_INITIALIZER,
           .idle = PTHREAD_COND_INITIALIZER,
-          .waiting = {&crew.waiting, &crew.waiting}};
+          .names.waiting = {&hall.names.waiting, &hall.names.waiting},
+          .addresses.waiting = {&hall.addresses.waiting, &hall.addresses.waiting}};
 
 static uint64_t now_ms(void)
 {
@@ -111,9 +115,9 @@ static bool is_cancelled(const struct resolve *resolve)
 {
     bool cancelled;
 
-    pthread_mutex_lock(&crew.lock);
+    pthread_mutex_lock(&hall.lock);
     cancelled = resolve->cancelled;
-    pthread_mutex_unlock(&crew.lock);
+    pthread_mutex_unlock(&hall.lock);
     return cancelled;
 }
 
@@ -150,49 +154,49 @@ static void connect_now(struct resolve *resolve)
     resolve->nbd = nbd;
 }
 
-/* Takes jobs until none waits. */
+/* Takes its crew's jobs until none waits. */
 static void *helper(void *arg)
 {
+    struct crew *crew = arg;
     struct list *node;
 
-    (void)arg;
-    pthread_mutex_lock(&crew.lock);
-    while ((node = list_pop(&crew.waiting))) {
+    pthread_mutex_lock(&hall.lock);
+    while ((node = list_pop(&crew->waiting))) {
         struct resolve *resolve = container_of(node, struct resolve, link);
 
-        pthread_mutex_unlock(&crew.lock);
+        pthread_mutex_unlock(&hall.lock);
         connect_now(resolve);
-        pthread_mutex_lock(&crew.lock);
+        pthread_mutex_lock(&hall.lock);
         resolve->finished = true;
         if (resolve->cancelled)
             resolve_free(resolve);
         else
             mailbox_post(resolve->mailbox, &resolve->item);
     }
-    crew.threads--;
-    pthread_cond_broadcast(&crew.idle);
-    pthread_mutex_unlock(&crew.lock);
+    crew->threads--;
+    pthread_cond_broadcast(&hall.idle);
+    pthread_mutex_unlock(&hall.lock);
     return NULL;
 }
 
-/* With crew.lock held. */
-static int hire(void)
+/* With hall.lock held. */
+static int hire(struct crew *crew)
 {
     pthread_attr_t attributes;
     pthread_t thread;
     int err;
 
-    if (crew.threads >= LIMIT_CONNECT_THREADS)
+    if (crew->threads >= LIMIT_CONNECT_THREADS)
         return 0; /* one of them will come to it */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    err = pthread_create(&thread, &attributes, helper, NULL);
+    err = pthread_create(&thread, &attributes, helper, crew);
     pthread_attr_destroy(&attributes);
-    if (err && crew.threads == 0)
+    if (err && crew->threads == 0)
         return -err;
     if (!err)
-        crew.threads++;
+        crew->threads++;
     return 0;
 }
 
@@ -201,6 +205,25 @@ static void deliver(struct mailbox_item *item)
     struct resolve *resolve = container_of(item, struct resolve, item);
 
     resolve->done(resolve->arg);
+}
+
+/* Whether libnbd will ask for a host's address: not of a unix socket, and not of what is one. */
+static bool has_name(const char *uri)
+{
+    const char *start = strstr(uri, "://"), *user;
+    char host[256];
+    struct in_addr address;
+
+    if (!start)
+        return false;
+    start += strlen("://");
+    snprintf(host, sizeof host, "%.*s", (int)strcspn(start, "/?#"), start);
+    user = strrchr(host, '@');
+    start = user ? user + 1 : host;
+    if (*start == '\0' || *start == '[')
+        return false;
+    host[(start - host) + (ptrdiff_t)strcspn(start, ":")] = '\0';
+    return inet_pton(AF_INET, start, &address) != 1;
 }
 
 static int copy_string(const char *from, char **ret)
@@ -231,12 +254,13 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
         copy_string(disk->tls_username, &resolve->tls_username) < 0)
         goto fail;
 
-    pthread_mutex_lock(&crew.lock);
-    list_append(&crew.waiting, &resolve->link);
-    err = hire();
+    pthread_mutex_lock(&hall.lock);
+    resolve->crew = has_name(resolve->uri) ? &hall.names : &hall.addresses;
+    list_append(&resolve->crew->waiting, &resolve->link);
+    err = hire(resolve->crew);
     if (err < 0)
         list_remove(&resolve->link);
-    pthread_mutex_unlock(&crew.lock);
+    pthread_mutex_unlock(&hall.lock);
     if (err < 0)
         goto fail;
     *ret_resolve = resolve;
@@ -262,13 +286,23 @@ int resolve_finish(struct resolve *resolve, struct nbd_handle **ret_nbd, char *r
     return err;
 }
 
+bool resolve_waits(struct resolve *resolve)
+{
+    bool waits;
+
+    pthread_mutex_lock(&hall.lock);
+    waits = list_linked(&resolve->link);
+    pthread_mutex_unlock(&hall.lock);
+    return waits;
+}
+
 void resolve_cancel(struct resolve *resolve)
 {
     bool ours;
 
     if (!resolve)
         return;
-    pthread_mutex_lock(&crew.lock);
+    pthread_mutex_lock(&hall.lock);
     resolve->cancelled = true;
     if (list_linked(&resolve->link)) { /* no helper has it yet */
         list_remove(&resolve->link);
@@ -277,7 +311,7 @@ void resolve_cancel(struct resolve *resolve)
     ours = resolve->finished;
     if (ours)
         mailbox_cancel(resolve->mailbox, &resolve->item);
-    pthread_mutex_unlock(&crew.lock);
+    pthread_mutex_unlock(&hall.lock);
     if (ours)
         resolve_free(resolve);
 }
@@ -288,10 +322,10 @@ void resolve_drain(void)
 
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += LIMIT_CONNECT_MS / 1000;
-    pthread_mutex_lock(&crew.lock);
-    while (crew.threads > 0) {
-        if (pthread_cond_timedwait(&crew.idle, &crew.lock, &until) == ETIMEDOUT)
+    pthread_mutex_lock(&hall.lock);
+    while (hall.names.threads + hall.addresses.threads > 0) {
+        if (pthread_cond_timedwait(&hall.idle, &hall.lock, &until) == ETIMEDOUT)
             break;
     }
-    pthread_mutex_unlock(&crew.lock);
+    pthread_mutex_unlock(&hall.lock);
 }

@@ -7,12 +7,16 @@
  * that is READY, or a reason. The URI itself is given to libnbd: only then does libnbd 1.14 compare
  * a TLS certificate with the host's name (it accepts any certificate on a bare address).
  *
- * At most LIMIT_CONNECT_THREADS run at once; further jobs wait their turn. A cancelled job's thread
- * ends by itself, in a moment but for getaddrinfo, which cannot be interrupted.
+ * A job has timeout_ms from when it runs, but for getaddrinfo, which knows no deadline and cannot
+ * be interrupted: its owner must bound that (resolve_waits), and the thread of a job that was
+ * cancelled there ends when it returns; others end in a moment. So jobs whose URI has a host's name
+ * and those with an address have LIMIT_CONNECT_THREADS each at once; further ones wait their turn:
+ * when no name is found any more, the disks with addresses do not notice (law 4).
  */
 #ifndef BLKGATE_GATEWAY_RESOLVE_H
 #define BLKGATE_GATEWAY_RESOLVE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +34,9 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
 /* After done: ends the job. 0 and a READY handle that the caller owns, or -errno and a reason. */
 int resolve_finish(struct resolve *resolve, struct nbd_handle **ret_nbd, char *ret_reason,
                    size_t reason_bytes);
+
+/* Whether it still waits for its turn. */
+bool resolve_waits(struct resolve *resolve);
 
 /* Ends the job at any time before resolve_finish; done is not called any more. NULL is fine. */
 void resolve_cancel(struct resolve *resolve);

@@ -60,6 +60,7 @@ struct target {
     unsigned legs_open;   /* asked and not yet known */
     uint32_t dice;
     struct traits found;
+    struct ev_timer late; /* a connect that its helper does not end in time */
     struct ev_timer retry;
 
     struct resolve *probe;
@@ -273,6 +274,7 @@ static void attempt_drop(struct target *target)
     }
     target->legs_open = 0;
     target->connecting = false;
+    ev_timer_stop(target->loop, &target->late);
 }
 
 /* Later every time, up to a bound, and never in step with a thousand other disks. */
@@ -378,9 +380,12 @@ static int leg_start(struct target *target, unsigned index, void (*done)(void *a
     leg->target = target;
     err = resolve_start(target->spec->config, target->path, target->spec->connect_timeout_ms,
                         target->mailbox, done, leg, &leg->resolve);
-    if (err == 0)
-        target->legs_open++;
-    return err;
+    if (err < 0)
+        return err;
+    target->legs_open++;
+    target->late.repeat = (target->spec->connect_timeout_ms + LIMIT_CONNECT_GRACE_MS) / 1000.;
+    ev_timer_again(target->loop, &target->late);
+    return 0;
 }
 
 /* A further one: without it the session is only narrower. */
@@ -426,6 +431,31 @@ static void on_first_leg(void *arg)
         (void)leg_start(target, i, on_leg);
     if (target->legs_open == 0)
         attempt_done(target);
+}
+
+/* The helper ends a connect in time, but for the search of a name's address, which cannot be
+ * bounded there: the next path is not to wait for it. One that waits for a helper keeps its place.
+ */
+static void on_late(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+    struct target *target = timer->data;
+    char reason[LIMIT_REASON_BYTES];
+
+    (void)loop;
+    (void)events;
+    if (!target->legs[0].resolve) { /* only further ones: the session is narrower */
+        for (unsigned i = 1; i < target->spec->config->connections; i++) {
+            resolve_cancel(target->legs[i].resolve);
+            target->legs[i].resolve = NULL;
+        }
+        target->legs_open = 0;
+        attempt_done(target);
+    } else if (!resolve_waits(target->legs[0].resolve)) {
+        snprintf(reason, sizeof reason,
+                 "cannot connect to %.70s: its server's name was not found within %u ms",
+                 target->spec->config->export_uris[target->path], target->spec->connect_timeout_ms);
+        attempt_failed(target, reason);
+    }
 }
 
 static void attempt_begin(struct target *target)
@@ -560,8 +590,9 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
     target->dice = (uint32_t)(uintptr_t)target >> 4 ^ (uint32_t)(uint64_t)(ev_now(loop) * 1000.);
     target->parked_place = (struct parked_place){loop, mailbox, spec, on_parked_over, target};
     ev_timer_init(&target->overdue, on_overdue, 0., 0.);
+    ev_timer_init(&target->late, on_late, 0., 0.);
     ev_timer_init(&target->retry, on_retry, 0., 0.);
-    target->overdue.data = target->retry.data = target;
+    target->overdue.data = target->late.data = target->retry.data = target;
     target->told = past->told;
     target->traits.properties = past->properties;
     target->traits.flush = past->flush;

@@ -43,9 +43,11 @@ enum limits {
     LIMIT_KEPT_PER_DISK_BYTES = 64 << 20, /* and at most: a replay of it takes a second or two */
 
     /* -- the daemon -------------------------------------------------------------------------- */
-    LIMIT_WORKERS = 64,            /* threads; more than the CPUs of a big dom0 is a mistake */
-    LIMIT_DISKS = 4096,            /* vbds served at once: a dom0's event channels end there */
-    LIMIT_CONNECT_THREADS = 256,   /* connects under way; beyond it they queue (256 KiB stacks) */
+    LIMIT_WORKERS = 64, /* threads; more than the CPUs of a big dom0 is a mistake */
+    LIMIT_DISKS = 4096, /* vbds served at once: a dom0's event channels end there */
+    /* Connects under way, of URIs with names, and with addresses; beyond it they queue (256 KiB
+     * stacks). */
+    LIMIT_CONNECT_THREADS = 128,
     LIMIT_FENCE_THREADS = 16,      /* hooks that run at once, a process each; others queue */
     LIMIT_SLAB_BYTES = 64 << 20,   /* data in flight per worker; touched pages only cost memory */
     LIMIT_PARKED = 16,             /* lost sessions of a disk that may still execute something */
@@ -76,6 +78,7 @@ enum limits {
 
     /* -- time -------------------------------------------------------------------------------- */
     LIMIT_CONNECT_MS = 8000,      /* one connect, handshake included: libxl waits 10 s for 2 */
+    LIMIT_CONNECT_GRACE_MS = 250, /* for its helper to end it, and to say why */
     LIMIT_FENCE_MS = 30000,       /* a hook's time: a blocklist or a power switch needs seconds */
     LIMIT_FENCE_END_MS = 1000,    /* for one that was killed to be gone */
     LIMIT_CLOSE_MS = 8000,        /* answer, drain, flush, disconnect: libxl waits 10 s for 6 */

@@ -13,7 +13,9 @@
 #include <stdint.h>
 #include <errno.h>
 #include <ev.h>
+#include <netdb.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
@@ -23,6 +25,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -124,6 +127,85 @@ static void say(const struct server *server, const char *words)
     fprintf(file, "%s\n", words);
     fclose(file);
     assert_int_equal(rename(draft, server->control), 0);
+}
+
+/* -- names ------------------------------------------------------------------------------------ */
+
+#define NAMED "nbd://server.invalid/"
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned found;   /* how many more questions are answered, by A's address */
+    unsigned waiting; /* in vain */
+    bool over;        /* nobody waits any more: there is no such name */
+} names = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static struct addrinfo *address_of(const struct server *server)
+{
+    struct {
+        struct addrinfo info;
+        struct sockaddr_un address;
+    } *made = calloc(1, sizeof *made); /* as the C library's: freed as one */
+
+    assert_non_null(made);
+    made->info.ai_family = AF_UNIX;
+    made->info.ai_socktype = SOCK_STREAM;
+    made->info.ai_addr = (struct sockaddr *)&made->address;
+    made->info.ai_addrlen = sizeof made->address;
+    made->address.sun_family = AF_UNIX;
+    snprintf(made->address.sun_path, sizeof made->address.sun_path, "%s", server->socket);
+    return &made->info;
+}
+
+/* In place of the C library's: before name servers that do not answer it takes its time. */
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
+                struct addrinfo **ret_addresses)
+{
+    bool found;
+
+    (void)name;
+    (void)service;
+    (void)hints;
+    pthread_mutex_lock(&names.lock);
+    found = names.found > 0;
+    if (found) {
+        names.found--;
+        *ret_addresses = address_of(A);
+    } else {
+        names.waiting++;
+        while (!names.over)
+            pthread_cond_wait(&names.changed, &names.lock);
+        names.waiting--;
+    }
+    pthread_mutex_unlock(&names.lock);
+    return found ? 0 : EAI_AGAIN;
+}
+
+static void names_hang(unsigned found)
+{
+    pthread_mutex_lock(&names.lock);
+    names.found = found;
+    names.over = false;
+    pthread_mutex_unlock(&names.lock);
+}
+
+static void names_end(void)
+{
+    pthread_mutex_lock(&names.lock);
+    names.over = true;
+    pthread_cond_broadcast(&names.changed);
+    pthread_mutex_unlock(&names.lock);
+}
+
+static unsigned names_waiting(void)
+{
+    unsigned waiting;
+
+    pthread_mutex_lock(&names.lock);
+    waiting = names.waiting;
+    pthread_mutex_unlock(&names.lock);
+    return waiting;
 }
 
 /* -- a target, and what it says --------------------------------------------------------------- */
@@ -311,6 +393,7 @@ static int teardown(void **state)
     assert_int_equal(t.out, 0);
     for (struct server *server = A; server <= D; server++)
         server_stop(server);
+    names_end();
     resolve_drain();
     fence_drain();
     mailbox_destroy(t.mailbox);
@@ -490,6 +573,78 @@ static void who_was_told_once_never_fails(void **state)
     EVIL(B);
     WAIT(t.up);
     assert_int_equal(who(), 'b');
+}
+
+static char named[] = NAMED;
+
+/* Bug: it was connect-timeout for the handshake, but not for finding a name's address. */
+static void a_name_that_is_not_found_takes_no_longer_than_a_connect_may(void **state)
+{
+    (void)state;
+    names_hang(0);
+    paths(2);
+    t.config.export_uris[0] = named;
+    t.spec.connect_timeout_ms = SHORT_MS;
+    told_before();
+    EVIL(B);
+    open_up();
+    assert_int_equal(who(), 'b');
+    assert_int_equal(names_waiting(), 1);
+    assert_string_equal(t.refused, "cannot connect to " NAMED
+                                   ": its server's name was not found within 400 ms\n");
+}
+
+/* ... of a further connection: the session is narrower. */
+static void nor_does_one_that_is_not_found_again(void **state)
+{
+    (void)state;
+    names_hang(1);
+    t.config.export_uris[0] = named;
+    t.config.connections = 3;
+    t.spec.connect_timeout_ms = SHORT_MS;
+    EVIL(A, "--fault", "multi-conn");
+    open_up();
+    assert_int_equal(who(), 'a');
+    assert_int_equal(target_connections(t.target), 1);
+    assert_int_equal(names_waiting(), 2);
+}
+
+static void on_never(void *arg)
+{
+    (void)arg;
+    fail();
+}
+
+/* Law 4: when no name is found any more, a server with an address is. Who waits for a helper keeps
+ * his place, and is served in turn. */
+static void disks_with_names_do_not_hold_up_others(void **state)
+{
+    static struct resolve *jobs[LIMIT_CONNECT_THREADS];
+
+    (void)state;
+    names_hang(0);
+    t.config.export_uris[0] = named;
+    for (unsigned i = 0; i < LIMIT_CONNECT_THREADS; i++)
+        assert_int_equal(
+            resolve_start(&t.config, 0, LIMIT_CONNECT_MS, t.mailbox, on_never, NULL, &jobs[i]), 0);
+    while (names_waiting() < LIMIT_CONNECT_THREADS)
+        pause_ms(5);
+    t.spec.connect_timeout_ms = SHORT_MS;
+    EVIL(A);
+    t.config.export_uris[0] = A->uri;
+    open_up();
+    assert_int_equal(who(), 'a');
+    target_close(t.target);
+    t.target = NULL;
+    t.up = false;
+    t.config.export_uris[0] = named;
+    open_target();
+    rest_ms(3 * SHORT_MS);
+    assert_int_equal(t.failures, 0);
+    for (unsigned i = 0; i < LIMIT_CONNECT_THREADS; i++)
+        resolve_cancel(jobs[i]);
+    names_end();
+    WAIT(t.failures == 1);
 }
 
 /* Six losses one after the other. False if a session lasted, as one may on a machine that has much
@@ -1243,6 +1398,9 @@ int main(int argc, char **argv)
         SESSION(a_path_that_does_not_fit_is_passed_over),
         SESSION(the_first_session_is_any_path_or_fails_once),
         SESSION(who_was_told_once_never_fails),
+        SESSION(a_name_that_is_not_found_takes_no_longer_than_a_connect_may),
+        SESSION(nor_does_one_that_is_not_found_again),
+        SESSION(disks_with_names_do_not_hold_up_others),
         SESSION(a_server_that_serves_nobody_is_left_alone_for_longer_and_longer),
         SESSION(as_many_connections_as_are_wanted_and_allowed),
         SESSION(the_loss_of_one_connection_is_the_loss_of_all),
