@@ -599,13 +599,15 @@ static void step_events(struct disk *disk, const struct disk_order *order)
 }
 
 /* One at a time: an order that comes meanwhile may know of a size that the one before has missed,
- * so it is acted on when that one is done with. Without a session, the next one will tell. */
+ * so it is acted on when that one is done with; likewise when there is a session again, whose
+ * handshake may have been before the order. */
 static void start_probe(struct disk *disk, uint32_t probe)
 {
-    int err = 0;
+    int err;
 
-    if (disk->session == SESSION_UP)
-        err = disk->growing ? -EALREADY : target_probe(disk->target);
+    if (disk->session != SESSION_UP || disk->growing)
+        return;
+    err = target_probe(disk->target);
     if (err == -EALREADY)
         return;
     disk->probe = probe;

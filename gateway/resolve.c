@@ -19,10 +19,12 @@ enum {
     CANCEL_LOOK_MS = 100,    /* how soon a cancelled job's helper is free for another one */
 };
 
+/* For URIs with a host's name, and without. */
+enum crew_kind { CREW_NAMES, CREW_ADDRESSES, CREWS };
+
 /* A job is used by its owner and by a helper; whoever lets go last frees it. */
 struct resolve {
     struct list link; /* among those that wait for a thread */
-    struct crew *crew;
     struct mailbox_item item;
     struct mailbox *mailbox;
     void (*done)(void *arg);
@@ -45,11 +47,11 @@ static struct {
     struct crew {
         struct list waiting;
         unsigned threads;
-    } names, addresses;
+    } crews[CREWS];
 } hall = {.lock = PTHREAD_MUTEX_INITIALIZER,
           .idle = PTHREAD_COND_INITIALIZER,
-          .names.waiting = {&hall.names.waiting, &hall.names.waiting},
-          .addresses.waiting = {&hall.addresses.waiting, &hall.addresses.waiting}};
+          .crews = {{.waiting = {&hall.crews[0].waiting, &hall.crews[0].waiting}},
+                    {.waiting = {&hall.crews[1].waiting, &hall.crews[1].waiting}}}};
 
 static uint64_t now_ms(void)
 {
@@ -157,7 +159,7 @@ static void connect_now(struct resolve *resolve)
 /* Takes its crew's jobs until none waits. */
 static void *helper(void *arg)
 {
-    struct crew *crew = arg;
+    struct crew *crew = &hall.crews[(uintptr_t)arg];
     struct list *node;
 
     pthread_mutex_lock(&hall.lock);
@@ -180,8 +182,9 @@ static void *helper(void *arg)
 }
 
 /* With hall.lock held. */
-static int hire(struct crew *crew)
+static int hire(enum crew_kind kind)
 {
+    struct crew *crew = &hall.crews[kind];
     pthread_attr_t attributes;
     pthread_t thread;
     int err;
@@ -191,7 +194,7 @@ static int hire(struct crew *crew)
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    err = pthread_create(&thread, &attributes, helper, crew);
+    err = pthread_create(&thread, &attributes, helper, (void *)(uintptr_t)kind);
     pthread_attr_destroy(&attributes);
     if (err && crew->threads == 0)
         return -err;
@@ -238,6 +241,8 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
                   struct mailbox *mailbox, void (*done)(void *arg), void *arg,
                   struct resolve **ret_resolve)
 {
+    const char *uri = disk->export_uris[path];
+    enum crew_kind kind = has_name(uri) ? CREW_NAMES : CREW_ADDRESSES;
     struct resolve *resolve = calloc(1, sizeof *resolve);
     int err = -ENOMEM;
 
@@ -248,16 +253,15 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
     resolve->done = done;
     resolve->arg = arg;
     resolve->timeout_ms = timeout_ms;
-    if (copy_string(disk->export_uris[path], &resolve->uri) < 0 ||
+    if (copy_string(uri, &resolve->uri) < 0 ||
         copy_string(disk->tls_certificates, &resolve->tls_certificates) < 0 ||
         copy_string(disk->tls_psk_file, &resolve->tls_psk_file) < 0 ||
         copy_string(disk->tls_username, &resolve->tls_username) < 0)
         goto fail;
 
     pthread_mutex_lock(&hall.lock);
-    resolve->crew = has_name(resolve->uri) ? &hall.names : &hall.addresses;
-    list_append(&resolve->crew->waiting, &resolve->link);
-    err = hire(resolve->crew);
+    list_append(&hall.crews[kind].waiting, &resolve->link);
+    err = hire(kind);
     if (err < 0)
         list_remove(&resolve->link);
     pthread_mutex_unlock(&hall.lock);
@@ -323,7 +327,7 @@ void resolve_drain(void)
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += LIMIT_CONNECT_MS / 1000;
     pthread_mutex_lock(&hall.lock);
-    while (hall.names.threads + hall.addresses.threads > 0) {
+    while (hall.crews[CREW_NAMES].threads + hall.crews[CREW_ADDRESSES].threads > 0) {
         if (pthread_cond_timedwait(&hall.idle, &hall.lock, &until) == ETIMEDOUT)
             break;
     }

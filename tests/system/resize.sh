@@ -131,11 +131,14 @@ wait $guest_pid || { cat "$DIR/guest.out"; fail "the guest of a disk that shrank
 # Grown while the daemon asks whether it has: the answer it gets is the old size, and a second SIGHUP
 # is not lost. (The size is of the moment the connection opens; then the handshake takes a second.)
 echo 16M >"$DIR/asked.size"
-nbdkit -f -U "$DIR/asked.sock" eval open="cat $DIR/asked.size" get_size='echo $2' \
-    can_write='sleep 1' can_flush='exit 0' pread='head -c $3 /dev/zero' pwrite='cat >/dev/null' \
-    flush='exit 0' >>"$DIR/asked.log" 2>&1 &
-nbd_started asked $!
-guest --disk asked --domid 803 --seconds 6 --mix write4k --depth 1 --model-sectors 4096 \
+asked_start() {
+    nbdkit -f -U "$DIR/asked.sock" eval open="cat $DIR/asked.size; echo open >>$DIR/asked.opens" \
+        get_size='echo $2' can_write='sleep 1' can_flush='exit 0' pread='head -c $3 /dev/zero' \
+        pwrite='cat >/dev/null' flush='exit 0' >>"$DIR/asked.log" 2>&1 &
+    nbd_started asked $!
+}
+asked_start
+guest --disk asked --domid 803 --seconds 60 --mix write4k --depth 1 --model-sectors 4096 \
     >"$DIR/guest.out" 2>&1 &
 guest_pid=$!
 wait_for 10 log_has '803/xvda .*: connected' || fail "not connected"
@@ -144,6 +147,16 @@ sleep 0.5
 echo 32M >"$DIR/asked.size"
 kill -HUP "$DAEMON_PID"
 wait_for 5 log_has '803/xvda .*has grown to 65536 sectors' || fail "the second SIGHUP was lost"
+# The same while it connects again: it is told when the handshake was before the growth.
+rm "$DIR/asked.opens"
+nbd_end
+rm -f "$DIR/asked.sock"
+asked_start
+wait_for 10 test -e "$DIR/asked.opens" || fail "not connected again"
+sleep 0.3
+echo 48M >"$DIR/asked.size"
+kill -HUP "$DAEMON_PID"
+wait_for 10 log_has '803/xvda .*has grown to 98304 sectors' || fail "a SIGHUP while connecting was lost"
 kill -KILL $guest_pid
 wait $guest_pid 2>/dev/null
 
