@@ -23,8 +23,11 @@
  * Faults of one kind of command:
  *      read-eio, write-eio, write-enospc, flush-eio   every such command fails
  *      bad-sector=N    reads and writes that touch sector N fail with EIO, a write after its data
- * up to there; several may be named too-long=N      commands of more than N bytes fail with EINVAL,
- * as do reads and writes of more than max-block; says "too long: N bytes" on stderr for each
+ *                      up to there; several may be named
+ *      too-long=N      commands of more than N bytes fail with EINVAL, as do reads and writes of
+ *                      more than max-block; says "too long: N bytes" on stderr for each
+ *      scarce=N        each N-th command fails with ENOMEM if it is of more than 64 KiB; says
+ *                      "no memory: N bytes"
  *
  * And no fault: tell, says each command on stderr, as "read SECTOR SECTORS" (write, trim).
  *
@@ -37,6 +40,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -51,7 +55,8 @@
 
 static uint8_t *image;
 static uint64_t size = 1 << 20;
-static uint32_t min_block, max_block, too_long = UINT32_MAX;
+static uint32_t min_block, max_block, too_long = UINT32_MAX, scarce;
+static atomic_uint commands_in_all; /* counted for scarce */
 static bool no_flush, no_fua, readonly, silent, greets, no_export, trim, multi_conn;
 static bool read_eio, write_eio, write_enospc, flush_eio, tell;
 static uint64_t bad_sectors[4];
@@ -115,6 +120,10 @@ static uint32_t execute(const struct wire_request *request, uint8_t *data)
         (max_block && length > max_block && ntohs(request->type) != CMD_TRIM)) {
         fprintf(stderr, "too long: %" PRIu32 " bytes\n", length);
         return EINVAL;
+    }
+    if (scarce > 0 && ++commands_in_all % scarce == 0 && length > 64 << 10) {
+        fprintf(stderr, "no memory: %" PRIu32 " bytes\n", length);
+        return ENOMEM;
     }
     switch (ntohs(request->type)) {
     case CMD_TRIM:
@@ -260,6 +269,8 @@ static void set_fault(const char *text)
         max_block = (uint32_t)number;
     else if (strncmp(text, "too-long=", 9) == 0)
         too_long = (uint32_t)number;
+    else if (strncmp(text, "scarce=", 7) == 0)
+        scarce = (uint32_t)number;
     else if (strncmp(text, "bad-sector=", 11) == 0 &&
              bad_sector_count < sizeof bad_sectors / sizeof *bad_sectors)
         bad_sectors[bad_sector_count++] = number;

@@ -16,10 +16,9 @@ BIG=$((9 * 1024 * MIB + 3 * 512)) # a discard of all of it is more than twice NB
 nbdkit -f -U "$DIR/big.sock" --filter=noparallel --filter=log memory $BIG \
     logfile="$DIR/big.commands" >>"$DIR/big.log" 2>&1 &
 nbd_started big $!
-nbdkit -f -U "$DIR/short.sock" --filter=noparallel --filter=log --filter=error memory 16M \
-    error-pread=ENOMEM error-pread-rate=3% error-pwrite=ENOMEM error-pwrite-rate=3% \
-    logfile="$DIR/short.commands" >>"$DIR/short.log" 2>&1 &
-nbd_started short $!
+# By chance alone (nbdkit's error filter, 3 %) a request may fail all the way down to a page: once in a
+# hundred runs it did. Here none of up to 64 KiB fails.
+nbd_evil short $((16 * MIB)) scarce=30 tell
 for name in page policy unsaid tight big short; do disk $name "$(unix_uri $name)"; done
 daemon_start
 
@@ -63,8 +62,10 @@ loaded tight --features --requests 1500 # down to a page
 # Which a server has again: the pieces are for that request alone. Were they for all that follow, each
 # such failure would halve them for good, down to pages, and a page's failure is the guest's.
 loaded short --mix seq --requests 600 --depth 8
-[ "$(grep -c 'count=0x80000 ' "$DIR/short.commands")" -ge 4 ] || fail "no command failed"
-tail -40 "$DIR/short.commands" | grep -q 'count=0x100000 ' || fail "the server got pieces to the end"
+[ "$(grep -c '^no memory: 1048576 ' "$DIR/short.log")" -ge 4 ] || fail "no command failed"
+[ "$(grep -cE '^(read|write) [0-9]+ 1024$' "$DIR/short.log")" -ge 4 ] || fail "none went in halves"
+tail -40 "$DIR/short.log" | grep -qE '^(read|write) [0-9]+ 2048$' ||
+    fail "the server got pieces to the end"
 
 # -- beyond 32 bits --------------------------------------------------------------------------------
 loaded big --discard-all --requests 300
