@@ -65,6 +65,13 @@ disk() {
 }
 unix_uri() { echo "nbd+unix:///${2-}?socket=$DIR/$1.sock"; }
 
+# Below those that the kernel gives to clients.
+free_port() {
+    local port
+    while port=$((20000 + RANDOM % 10000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+    echo "$port"
+}
+
 wait_for() { # SECONDS COMMAND...: until it succeeds
     local tenths=$(($1 * 10)) i
     shift
@@ -97,7 +104,7 @@ nbd_qemu() { # NAME SIZE
 }
 # Not -d, which serves one client only. Over TCP: with a unix socket it listens on nothing else.
 nbd_server() { # NAME SIZE
-    NBD_PORT=$((20000 + RANDOM % 20000))
+    NBD_PORT=$(free_port)
     truncate -s "$2" "$DIR/$1.img"
     cat >"$DIR/$1.conf" <<X
 [generic]

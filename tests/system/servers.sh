@@ -45,7 +45,7 @@ loses_its_cache late
 
 # -- without a cache: whatever serves the image serves the same bytes ------------------------------
 image common 16M
-SERVER_AT[port]=127.0.0.1:$((20000 + RANDOM % 20000))
+SERVER_AT[port]=127.0.0.1:$(free_port)
 server_file file common
 server_qemu qemu common
 server_late late common
