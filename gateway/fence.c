@@ -25,10 +25,11 @@ enum {
 
 enum variable { ENV_PATH, ENV_DISK, ENV_EXPORT, ENV_ENDPOINT, ENV_COUNT };
 
-/* A disk's program that was killed and does not go away. */
+/* A disk's program that was killed and does not go away, all or some of it. */
 struct leftover {
     struct list link;
-    pid_t pid;
+    pid_t pid; /* as program_is_gone knows it */
+    unsigned path;
     char name[]; /* of the disk */
 };
 
@@ -57,7 +58,7 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t idle;
     struct list waiting;
-    struct list leftovers; /* while a disk has one, no other program of it is started */
+    struct list leftovers; /* while a path of a disk has one, no other program is started for it */
     unsigned threads;
     uint64_t window_start_ms; /* of the log's bound */
     unsigned window_lines;
@@ -122,9 +123,9 @@ static bool is_cancelled(void *arg)
     return cancelled;
 }
 
-/* The process that is left over of the disk's last program; 0: none. Forgets those that have gone.
+/* What is left over of that path's last program, by its number; 0: nothing. Forgets what has gone.
  */
-static pid_t find_leftover(const char *name)
+static pid_t find_leftover(const char *name, unsigned path)
 {
     pid_t found = 0;
 
@@ -132,11 +133,11 @@ static pid_t find_leftover(const char *name)
     list_each_safe (node, &crew.leftovers) {
         struct leftover *leftover = container_of(node, struct leftover, link);
 
-        if (program_is_gone(leftover->pid)) {
+        if (program_is_gone(&leftover->pid)) {
             list_remove(&leftover->link);
             free(leftover);
-        } else if (strcmp(leftover->name, name) == 0) {
-            found = leftover->pid;
+        } else if (leftover->path == path && strcmp(leftover->name, name) == 0) {
+            found = leftover->pid < 0 ? -leftover->pid : leftover->pid;
         }
     }
     pthread_mutex_unlock(&crew.lock);
@@ -152,7 +153,8 @@ static void keep_leftover(struct fence *fence, pid_t pid)
     pthread_mutex_lock(&crew.lock);
     list_append(&crew.leftovers, &leftover->link);
     pthread_mutex_unlock(&crew.lock);
-    log_warning(fence->name, "fence: process %d was killed and does not go away", (int)pid);
+    log_warning(fence->name, "fence: process %d was killed, and not all of its group goes away",
+                (int)(pid < 0 ? -pid : pid));
 }
 
 static void run(struct fence *fence)
@@ -163,18 +165,19 @@ static void run(struct fence *fence)
                                     .said = on_line,
                                     .is_cancelled = is_cancelled,
                                     .arg = fence};
-    pid_t left = find_leftover(fence->name);
+    pid_t left = find_leftover(fence->name, fence->leftover->path);
 
     if (left > 0) {
         fence->error = -EBUSY;
         snprintf(fence->reason, sizeof fence->reason,
-                 "process %d, its last run, was killed and does not go away", (int)left);
+                 "process %d, its last run, was killed, and not all of its group goes away",
+                 (int)left);
         return;
     }
     fence->error = program_run(&program, &left, fence->reason, sizeof fence->reason);
     if (fence->lines_left_out > 0)
         log_info(fence->name, "fence: %u lines were left out", fence->lines_left_out);
-    if (left > 0)
+    if (left != 0)
         keep_leftover(fence, left);
 }
 
@@ -288,6 +291,7 @@ static int prepare(struct fence *fence, const struct config_disk *disk, unsigned
     if (!fence->name || !fence->leftover)
         return -ENOMEM;
     memcpy(fence->leftover->name, disk->name, strlen(disk->name) + 1);
+    fence->leftover->path = path;
     for (size_t i = 0; i < LIMIT_FENCE_WORDS && disk->fence[i]; i++) {
         fence->argv[i] = strdup(disk->fence[i]);
         if (!fence->argv[i])

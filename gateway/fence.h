@@ -13,10 +13,9 @@
  * else says nothing. What it prints goes to the log, LIMIT_FENCE_LINES of all such programs in
  * LIMIT_LOG_WINDOW_MS; the last line is also part of the reason.
  *
- * At most LIMIT_FENCE_THREADS run at once; others wait for their turn. A process that was killed
- * and does not go away takes none of those places: while it is there, its disk's next run fails at
- * once
- * (-EBUSY), and no other disk's (law 4).
+ * At most LIMIT_FENCE_THREADS run at once; others wait for their turn. What was killed and does not
+ * go away takes none of those places: while it is there, the next run for the same path of the same
+ * disk fails at once (-EBUSY), and no other's (law 4).
  */
 #ifndef BLKGATE_GATEWAY_FENCE_H
 #define BLKGATE_GATEWAY_FENCE_H

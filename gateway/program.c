@@ -1,5 +1,6 @@
 #include "gateway/program.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -207,25 +208,70 @@ static int wait_for_end(struct run *run)
     }
 }
 
-/* Kills what is left of the group, and takes the leader's status. -EAGAIN: it does not go. */
-static int end(struct run *run, int *ret_status)
+/* Is it a process of that group, and not one that is dead and that nobody has reaped? */
+static bool lives_in(const char *pid, pid_t group)
+{
+    char path[64], text[512];
+    const char *rest;
+    char state = 'Z';
+    int of = 0;
+    FILE *in;
+
+    snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
+    in = fopen(path, "re");
+    if (!in)
+        return false;
+    if (fgets(text, sizeof text, in) && (rest = strrchr(text, ')')) &&
+        sscanf(rest, ") %c %*d %d", &state, &of) != 2)
+        of = 0;
+    fclose(in);
+    return of == group && state != 'Z' && state != 'X';
+}
+
+/* By /proc only if there may be some: kill() counts the dead ones, too. */
+static bool group_lives(pid_t group)
+{
+    const struct dirent *entry;
+    bool lives = false;
+    DIR *processes;
+
+    if (kill(-group, 0) < 0 && errno == ESRCH)
+        return false;
+    processes = opendir("/proc");
+    if (!processes)
+        return false;
+    while (!lives && (entry = readdir(processes)))
+        lives =
+            entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && lives_in(entry->d_name, group);
+    closedir(processes);
+    return lives;
+}
+
+/* A process that is there, or -1 times the group of one that is gone, others of it not; 0: none. */
+static pid_t left_over(pid_t left, int *ret_status)
+{
+    pid_t got = left > 0 ? waitpid(left, ret_status, WNOHANG) : 0;
+
+    if (left > 0 && (got == 0 || (got < 0 && errno == EINTR)))
+        return left;
+    left = left > 0 ? -left : left;
+    return group_lives(-left) ? left : 0;
+}
+
+/* Kills what is left of the group, and takes the leader's status; returns what does not go. */
+static pid_t end(struct run *run, int *ret_status)
 {
     const uint64_t deadline_ms = now_ms() + LIMIT_FENCE_END_MS;
-    pid_t got;
+    pid_t left = run->pid;
 
     kill(-run->pid, SIGKILL);
     kill(run->pid, SIGKILL); /* it may have gone into another group */
     if (run->output >= 0)
         close(run->output);
     run->output = -1;
-    while ((got = waitpid(run->pid, ret_status, WNOHANG)) <= 0) {
-        if (got < 0 && errno != EINTR)
-            return -errno;
-        if (now_ms() >= deadline_ms)
-            return -EAGAIN;
+    while ((left = left_over(left, ret_status)) != 0 && now_ms() < deadline_ms)
         look_later(run);
-    }
-    return 0;
+    return left;
 }
 
 /* -- what came of it ------------------------------------------------------------------------- */
@@ -255,10 +301,8 @@ int program_run(const struct program *program, pid_t *ret_left, char *ret_reason
                 size_t reason_bytes)
 {
     struct run run = {.program = program, .output = -1};
-    pid_t left = 0;
     int status = 0;
     int err = start(&run);
-    int ended;
 
     if (err < 0) {
         snprintf(ret_reason, reason_bytes, "%.60s cannot be run: %s", program->argv[0],
@@ -267,20 +311,15 @@ int program_run(const struct program *program, pid_t *ret_left, char *ret_reason
         return err;
     }
     err = wait_for_end(&run);
-    ended = end(&run, &status);
+    *ret_left = end(&run, &status);
     end_line(&run);
-    if (ended == -EAGAIN)
-        left = run.pid;
-    if (err == 0)
-        err = ended;
-    err = judge(&run, err, status, ret_reason, reason_bytes);
-    *ret_left = left;
-    return err;
+    if (err == 0 && *ret_left > 0)
+        err = -EBUSY; /* it has ended, and cannot be reaped: no status */
+    return judge(&run, err, status, ret_reason, reason_bytes);
 }
 
-bool program_is_gone(pid_t left)
+bool program_is_gone(pid_t *left)
 {
-    pid_t got = waitpid(left, NULL, WNOHANG);
-
-    return got > 0 || (got < 0 && errno == ECHILD);
+    *left = left_over(*left, NULL);
+    return *left == 0;
 }

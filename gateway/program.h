@@ -5,8 +5,8 @@
  * The program gets /dev/null as standard input, a pipe to us as output, no other descriptor of ours
  * whether close-on-exec or not, the signals' defaults, the environment that is given and nothing
  * else. It is the leader of a process group; when it has ended, or is ended by us, whatever is left
- * of the group is killed. A process that stays outside the group and keeps the pipe does not
- * matter: it is the leader's end that counts, not the pipe's.
+ * of the group is killed, and is given LIMIT_FENCE_END_MS to be gone. A process that stays outside
+ * the group and keeps the pipe does not matter: it is the leader's end that counts, not the pipe's.
  *
  * What it says is never waited for and bounded by nothing but its time: `said` bounds what it
  * keeps.
@@ -29,13 +29,14 @@ struct program {
 };
 
 /* 0: it ended with status 0. Else -errno and a reason, with the last thing that it said: -EPROTO
- * another status or a signal, -ETIMEDOUT, -ECANCELED, or why it was not started. *ret_left is a
- * process that did not go away when it was killed (0: none), for program_is_gone. */
+ * another status or a signal, -ETIMEDOUT, -ECANCELED, -EBUSY, or why it was not started. *ret_left
+ * is what did not go away when it was killed (0: nothing), for program_is_gone. */
 int program_run(const struct program *program, pid_t *ret_left, char *ret_reason,
                 size_t reason_bytes);
 
 /* Whether it has gone at last: a process that waits for a dead disk cannot be killed. Does not
- * wait. Once this was true the number is no longer ours: do not ask again. */
-bool program_is_gone(pid_t left);
+ * wait; *left is for the next question. Once this was true the number is no longer ours: ask no
+ * more. */
+bool program_is_gone(pid_t *left);
 
 #endif

@@ -24,7 +24,8 @@ enum crew_kind { CREW_NAMES, CREW_ADDRESSES, CREWS };
 
 /* A job is used by its owner and by a helper; whoever lets go last frees it. */
 struct resolve {
-    struct list link; /* among those that wait for a thread */
+    struct list link; /* among those that wait for a helper, or that one has */
+    enum crew_kind kind;
     struct mailbox_item item;
     struct mailbox *mailbox;
     void (*done)(void *arg);
@@ -32,6 +33,7 @@ struct resolve {
     uint32_t timeout_ms;
     char *uri, *tls_certificates, *tls_psk_file, *tls_username;
     /* Under hall.lock: */
+    uint64_t begun_ms; /* 0: no helper has it yet */
     bool cancelled;
     bool finished; /* the helper is done with it */
     /* The helper's until finished: */
@@ -45,13 +47,15 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t idle;
     struct crew {
-        struct list waiting;
+        struct list waiting, running;
         unsigned threads;
     } crews[CREWS];
 } hall = {.lock = PTHREAD_MUTEX_INITIALIZER,
           .idle = PTHREAD_COND_INITIALIZER,
-          .crews = {{.waiting = {&hall.crews[0].waiting, &hall.crews[0].waiting}},
-                    {.waiting = {&hall.crews[1].waiting, &hall.crews[1].waiting}}}};
+          .crews = {{.waiting = {&hall.crews[0].waiting, &hall.crews[0].waiting},
+                     .running = {&hall.crews[0].running, &hall.crews[0].running}},
+                    {.waiting = {&hall.crews[1].waiting, &hall.crews[1].waiting},
+                     .running = {&hall.crews[1].running, &hall.crews[1].running}}}};
 
 static uint64_t now_ms(void)
 {
@@ -125,7 +129,7 @@ static bool is_cancelled(const struct resolve *resolve)
 
 static void connect_now(struct resolve *resolve)
 {
-    uint64_t deadline_ms = now_ms() + resolve->timeout_ms, now, wait_ms;
+    uint64_t deadline_ms = resolve->begun_ms + resolve->timeout_ms, now, wait_ms;
     struct nbd_handle *nbd = nbd_create();
 
     if (!nbd || configure(nbd, resolve) < 0 || nbd_aio_connect_uri(nbd, resolve->uri) < 0) {
@@ -166,9 +170,12 @@ static void *helper(void *arg)
     while ((node = list_pop(&crew->waiting))) {
         struct resolve *resolve = container_of(node, struct resolve, link);
 
+        list_append(&crew->running, node);
+        resolve->begun_ms = now_ms();
         pthread_mutex_unlock(&hall.lock);
         connect_now(resolve);
         pthread_mutex_lock(&hall.lock);
+        list_remove(node);
         resolve->finished = true;
         if (resolve->cancelled)
             resolve_free(resolve);
@@ -210,23 +217,39 @@ static void deliver(struct mailbox_item *item)
     resolve->done(resolve->arg);
 }
 
-/* Whether libnbd will ask for a host's address: not of a unix socket, and not of what is one. */
-static bool has_name(const char *uri)
+bool resolve_by_name(const char *uri)
 {
-    const char *start = strstr(uri, "://"), *user;
+    const char *start = strstr(uri, "://");
     char host[256];
     struct in_addr address;
 
     if (!start)
         return false;
     start += strlen("://");
-    snprintf(host, sizeof host, "%.*s", (int)strcspn(start, "/?#"), start);
-    user = strrchr(host, '@');
-    start = user ? user + 1 : host;
-    if (*start == '\0' || *start == '[')
+    if (*start == '[')
         return false;
-    host[(start - host) + (ptrdiff_t)strcspn(start, ":")] = '\0';
-    return inet_pton(AF_INET, start, &address) != 1;
+    snprintf(host, sizeof host, "%.*s", (int)strcspn(start, ":/?#"), start);
+    return host[0] && inet_pton(AF_INET, host, &address) != 1;
+}
+
+/* With hall.lock held. A connect to an address ends by itself. */
+static bool is_older_than(const struct resolve *resolve, uint64_t age_ms)
+{
+    return resolve->kind == CREW_NAMES && resolve->begun_ms > 0 && !resolve->finished &&
+           now_ms() - resolve->begun_ms >= age_ms;
+}
+
+/* With hall.lock held. */
+static bool is_looked_for_in_vain(const char *uri)
+{
+    list_each_safe (node, &hall.crews[CREW_NAMES].running) {
+        const struct resolve *other = container_of(node, struct resolve, link);
+
+        if (other->cancelled && is_older_than(other, other->timeout_ms) &&
+            strcmp(other->uri, uri) == 0)
+            return true;
+    }
+    return false;
 }
 
 static int copy_string(const char *from, char **ret)
@@ -242,7 +265,7 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
                   struct resolve **ret_resolve)
 {
     const char *uri = disk->export_uris[path];
-    enum crew_kind kind = has_name(uri) ? CREW_NAMES : CREW_ADDRESSES;
+    enum crew_kind kind = resolve_by_name(uri) ? CREW_NAMES : CREW_ADDRESSES;
     struct resolve *resolve = calloc(1, sizeof *resolve);
     int err = -ENOMEM;
 
@@ -252,6 +275,7 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
     resolve->mailbox = mailbox;
     resolve->done = done;
     resolve->arg = arg;
+    resolve->kind = kind;
     resolve->timeout_ms = timeout_ms;
     if (copy_string(uri, &resolve->uri) < 0 ||
         copy_string(disk->tls_certificates, &resolve->tls_certificates) < 0 ||
@@ -260,8 +284,11 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
         goto fail;
 
     pthread_mutex_lock(&hall.lock);
-    list_append(&hall.crews[kind].waiting, &resolve->link);
-    err = hire(kind);
+    err = is_looked_for_in_vain(uri) ? -EBUSY : 0;
+    if (err == 0) {
+        list_append(&hall.crews[kind].waiting, &resolve->link);
+        err = hire(kind);
+    }
     if (err < 0)
         list_remove(&resolve->link);
     pthread_mutex_unlock(&hall.lock);
@@ -295,9 +322,19 @@ bool resolve_waits(struct resolve *resolve)
     bool waits;
 
     pthread_mutex_lock(&hall.lock);
-    waits = list_linked(&resolve->link);
+    waits = resolve->begun_ms == 0;
     pthread_mutex_unlock(&hall.lock);
     return waits;
+}
+
+bool resolve_is_late(struct resolve *resolve)
+{
+    bool late;
+
+    pthread_mutex_lock(&hall.lock);
+    late = is_older_than(resolve, resolve->timeout_ms + LIMIT_CONNECT_GRACE_MS);
+    pthread_mutex_unlock(&hall.lock);
+    return late;
 }
 
 void resolve_cancel(struct resolve *resolve)
@@ -308,7 +345,7 @@ void resolve_cancel(struct resolve *resolve)
         return;
     pthread_mutex_lock(&hall.lock);
     resolve->cancelled = true;
-    if (list_linked(&resolve->link)) { /* no helper has it yet */
+    if (resolve->begun_ms == 0) {
         list_remove(&resolve->link);
         resolve->finished = true;
     }

@@ -7,11 +7,14 @@
  * that is READY, or a reason. The URI itself is given to libnbd: only then does libnbd 1.14 compare
  * a TLS certificate with the host's name (it accepts any certificate on a bare address).
  *
- * A job has timeout_ms from when it runs, but for getaddrinfo, which knows no deadline and cannot
- * be interrupted: its owner must bound that (resolve_waits), and the thread of a job that was
- * cancelled there ends when it returns; others end in a moment. So jobs whose URI has a host's name
- * and those with an address have LIMIT_CONNECT_THREADS each at once; further ones wait their turn:
- * when no name is found any more, the disks with addresses do not notice (law 4).
+ * A job has timeout_ms from when a helper takes it up, but for getaddrinfo, which knows no deadline
+ * and cannot be interrupted: its owner looks whether it is late, and cancels it. The helper of one
+ * that was cancelled there is free when it returns; until then nothing is started for the same URI,
+ * so that each has one helper at most that waits in vain. Others end in a moment.
+ *
+ * Jobs whose URI has a host's name and those with an address have LIMIT_CONNECT_THREADS each at
+ * once; further ones wait their turn: when no name is found any more, the disks with addresses do
+ * not notice (law 4).
  */
 #ifndef BLKGATE_GATEWAY_RESOLVE_H
 #define BLKGATE_GATEWAY_RESOLVE_H
@@ -26,7 +29,7 @@ struct nbd_handle;
 struct resolve;
 
 /* Starts a connect to disk's export by one of its paths (export_uris); `done` runs once, on
- * mailbox's thread, unless cancelled. */
+ * mailbox's thread, unless cancelled. -EBUSY: a cancelled one still looks for that URI's name. */
 int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeout_ms,
                   struct mailbox *mailbox, void (*done)(void *arg), void *arg,
                   struct resolve **ret_resolve);
@@ -37,6 +40,13 @@ int resolve_finish(struct resolve *resolve, struct nbd_handle **ret_nbd, char *r
 
 /* Whether it still waits for its turn. */
 bool resolve_waits(struct resolve *resolve);
+
+/* Whether it has looked for a name for longer than the whole connect may take, and
+ * LIMIT_CONNECT_GRACE_MS for its helper to say something better. */
+bool resolve_is_late(struct resolve *resolve);
+
+/* Whether the host in that URI is to be looked for: it is no address, and no unix socket. */
+bool resolve_by_name(const char *uri);
 
 /* Ends the job at any time before resolve_finish; done is not called any more. NULL is fine. */
 void resolve_cancel(struct resolve *resolve);

@@ -60,7 +60,7 @@ struct target {
     unsigned legs_open;   /* asked and not yet known */
     uint32_t dice;
     struct traits found;
-    struct ev_timer late; /* a connect that its helper does not end in time */
+    struct ev_timer late; /* to see a connect that its helper does not end in time */
     struct ev_timer retry;
 
     struct resolve *probe;
@@ -383,8 +383,10 @@ static int leg_start(struct target *target, unsigned index, void (*done)(void *a
     if (err < 0)
         return err;
     target->legs_open++;
-    target->late.repeat = (target->spec->connect_timeout_ms + LIMIT_CONNECT_GRACE_MS) / 1000.;
-    ev_timer_again(target->loop, &target->late);
+    ev_timer_stop(target->loop, &target->late);
+    ev_timer_set(&target->late, (target->spec->connect_timeout_ms + LIMIT_CONNECT_GRACE_MS) / 1000.,
+                 LIMIT_CONNECT_GRACE_MS / 1000.);
+    ev_timer_start(target->loop, &target->late);
     return 0;
 }
 
@@ -433,29 +435,58 @@ static void on_first_leg(void *arg)
         attempt_done(target);
 }
 
-/* The helper ends a connect in time, but for the search of a name's address, which cannot be
- * bounded there: the next path is not to wait for it. One that waits for a helper keeps its place.
- */
+/* A helper looks for the name of this path's server, or would have to: is there one behind it that
+ * can do without? */
+static bool may_pass_over(const struct target *target)
+{
+    const struct config_disk *config = target->spec->config;
+
+    return target->paths_tried + 1 < config->export_count &&
+           resolve_waits(target->legs[0].resolve) &&
+           resolve_by_name(config->export_uris[target->path]) &&
+           !resolve_by_name(config->export_uris[path_behind(target, target->path)]);
+}
+
+/* Without them the session is only narrower. */
+static void drop_late_legs(struct target *target)
+{
+    for (unsigned i = 1; i < target->spec->config->connections; i++) {
+        struct leg *leg = &target->legs[i];
+
+        if (leg->resolve && (resolve_is_late(leg->resolve) || resolve_waits(leg->resolve))) {
+            resolve_cancel(leg->resolve);
+            leg->resolve = NULL;
+            target->legs_open--;
+        }
+    }
+    if (target->legs_open == 0)
+        attempt_done(target);
+}
+
+/* A helper ends its connect in time, but for the search of a name's address, which cannot be
+ * bounded there: the next path is not to wait for it. A first one that waits for a helper keeps its
+ * place, or a crowd could starve it for ever. */
 static void on_late(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
     struct target *target = timer->data;
+    struct resolve *first = target->legs[0].resolve;
     char reason[LIMIT_REASON_BYTES];
 
     (void)loop;
     (void)events;
-    if (!target->legs[0].resolve) { /* only further ones: the session is narrower */
-        for (unsigned i = 1; i < target->spec->config->connections; i++) {
-            resolve_cancel(target->legs[i].resolve);
-            target->legs[i].resolve = NULL;
-        }
-        target->legs_open = 0;
-        attempt_done(target);
-    } else if (!resolve_waits(target->legs[0].resolve)) {
+    if (!first) {
+        drop_late_legs(target);
+    } else if (resolve_is_late(first) || may_pass_over(target)) {
         snprintf(reason, sizeof reason,
                  "cannot connect to %.70s: its server's name was not found within %u ms",
                  target->spec->config->export_uris[target->path], target->spec->connect_timeout_ms);
         attempt_failed(target, reason);
     }
+}
+
+static const char *why_not_begun(int err)
+{
+    return err == -EBUSY ? "the server's name is still being looked for" : strerror(-err);
 }
 
 static void attempt_begin(struct target *target)
@@ -466,7 +497,7 @@ static void attempt_begin(struct target *target)
     target->connecting = true;
     err = leg_start(target, 0, on_first_leg);
     if (err < 0)
-        attempt_failed(target, strerror(-err));
+        attempt_failed(target, why_not_begun(err));
 }
 
 static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
@@ -600,7 +631,10 @@ int target_open(struct ev_loop *loop, struct mailbox *mailbox, const struct disk
         park(target, 0, NULL, 0);
     target->connecting = true;
     err = leg_start(target, 0, on_first_leg);
-    if (err < 0) {
+    if (err == -EBUSY) {
+        target->connecting = false;
+        attempt_later(target); /* which may say so */
+    } else if (err < 0) {
         target_close(target);
         return err;
     }

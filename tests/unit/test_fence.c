@@ -216,16 +216,17 @@ static void test_cancel_ended(void **state)
     assert_int_equal(job.done, 0);
 }
 
-/* As a process that waits for a dead disk: killed, it does not go away. Here because a tracer does
- * not take its end, until there is a file "go". */
+/* As a process that waits for a dead disk: killed, it does not go away. Here because a tracer stops
+ * it at its end, until there is a file "go". */
 static int stay(void)
 {
     const pid_t held = getpid();
 
     if (fork() == 0) {
+        bool traced = ptrace(PTRACE_SEIZE, held, NULL, PTRACE_O_TRACEEXIT) == 0;
+
         setsid();
-        if (ptrace(PTRACE_SEIZE, held, NULL, NULL) == 0)
-            close(open("held", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        close(open(traced ? "held" : "refused", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
         for (unsigned i = 0; i < 6000 && access("go", F_OK) < 0; i++) /* but not for ever */
             pause_ms(10);
         _exit(0);
@@ -240,9 +241,40 @@ static void leave_over(const char *script)
 
     unlink("held");
     start_with(&job, script, NULL, 0);
-    while (access("held", F_OK) < 0)
+    while (access("held", F_OK) < 0) {
+        if (access("refused", F_OK) == 0)
+            skip(); /* no tracing here */
         pause_ms(5);
+    }
     fence_cancel(job.fence);
+}
+
+/* A cancelled one is left over a second after it. */
+static void is_refused(void)
+{
+    struct job job;
+
+    for (unsigned i = 0; i < 2000; i++) {
+        start_with(&job, "/bin/true", NULL, 0);
+        wait_done(&job);
+        if (job.err == -EBUSY)
+            break;
+        pause_ms(5);
+    }
+    assert_int_equal(job.err, -EBUSY);
+    assert_non_null(strstr(job.reason, "was killed, and not all of its group goes away"));
+}
+
+static void is_not_refused_for_ever(void)
+{
+    struct job job;
+
+    do {
+        pause_ms(5);
+        start_with(&job, "/bin/true", NULL, 0);
+        wait_done(&job);
+    } while (job.err == -EBUSY);
+    assert_int_equal(job.err, 0);
 }
 
 /* Law 4: as many of them as there may be programs at once, and other disks are fenced. */
@@ -268,19 +300,26 @@ static void test_leftovers(void **state)
     wait_done(&job);
     assert_int_equal(job.err, 0);
     disk_name = "d3";
-    for (unsigned i = 0; i < 2; i++) {
-        start_with(&job, "/bin/true", NULL, 0);
-        wait_done(&job);
-        assert_int_equal(job.err, -EBUSY);
-        assert_non_null(strstr(job.reason, "was killed and does not go away"));
-    }
+    is_refused();
     close(open("go", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-    do {
-        pause_ms(5);
-        start_with(&job, "/bin/true", NULL, 0);
-        wait_done(&job);
-    } while (job.err == -EBUSY);
-    assert_int_equal(job.err, 0);
+    is_not_refused_for_ever();
+    disk_name = "root";
+}
+
+/* A script is gone at once; what it waits for is not. */
+static void test_leftover_child(void **state)
+{
+    char self[128] = "", body[256];
+
+    (void)state;
+    unlink("go");
+    disk_name = "child";
+    assert_true(readlink("/proc/self/exe", self, sizeof self - 1) > 0);
+    snprintf(body, sizeof body, "cd %s; %s stay; exit 1", directory, self);
+    leave_over(write_script(body));
+    is_refused();
+    close(open("go", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    is_not_refused_for_ever();
     disk_name = "root";
 }
 
@@ -377,6 +416,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_endpoints),      cmocka_unit_test(test_cancel_running),
         cmocka_unit_test(test_cancel_ended),   cmocka_unit_test(test_many_at_once),
         cmocka_unit_test(test_flood_of_lines), cmocka_unit_test(test_leftovers),
+        cmocka_unit_test(test_leftover_child),
     };
 
     if (argc > 1 && strcmp(argv[1], "stay") == 0)

@@ -615,20 +615,89 @@ static void on_never(void *arg)
     fail();
 }
 
-/* Law 4: when no name is found any more, a server with an address is. Who waits for a helper keeps
- * his place, and is served in turn. */
-static void disks_with_names_do_not_hold_up_others(void **state)
-{
-    static struct resolve *jobs[LIMIT_CONNECT_THREADS];
+static struct resolve *jobs[LIMIT_CONNECT_THREADS];
 
-    (void)state;
+static void all_helpers_look_for_names(void)
+{
+    char *uri = t.config.export_uris[0];
+
     names_hang(0);
     t.config.export_uris[0] = named;
     for (unsigned i = 0; i < LIMIT_CONNECT_THREADS; i++)
         assert_int_equal(
             resolve_start(&t.config, 0, LIMIT_CONNECT_MS, t.mailbox, on_never, NULL, &jobs[i]), 0);
+    t.config.export_uris[0] = uri;
     while (names_waiting() < LIMIT_CONNECT_THREADS)
         pause_ms(5);
+}
+
+static void all_helpers_are_free(void)
+{
+    for (unsigned i = 0; i < LIMIT_CONNECT_THREADS; i++)
+        resolve_cancel(jobs[i]);
+    names_end();
+}
+
+static void a_name_is_what_is_no_address(void **state)
+{
+    static const struct {
+        const char *uri;
+        bool by_name;
+    } cases[] = {
+        {"nbd://server/", true},
+        {"nbds://server:10809/export", true},
+        {"nbd://server", true},
+        {"nbd://10.0.0.1/", false},
+        {"nbd://10.0.0.1:10809/1.2.3.4", false},
+        {"nbd://10.0.0.1.example/", true},
+        {"nbds://[fe80::1]:10809/export", false},
+        {"nbd+unix:///export?socket=/run/nbd.sock", false},
+        {"nbds+unix:///?socket=/run/nbd.sock", false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (resolve_by_name(cases[i].uri) != cases[i].by_name)
+            fail_msg("%s", cases[i].uri);
+}
+
+/* Bug: each try took another helper, and one disk all of them. */
+static void nor_does_it_take_one_helper_after_the_other(void **state)
+{
+    (void)state;
+    names_hang(0);
+    t.config.export_uris[0] = named;
+    t.spec.connect_timeout_ms = SHORT_MS / 2;
+    told_before();
+    open_target();
+    WAIT(strstr(t.refused, "the server's name is still being looked for"));
+    rest_ms(4 * SHORT_MS);
+    assert_int_equal(names_waiting(), 1);
+    target_close(t.target); /* a new life of the disk finds it so, and says so */
+    t.past = (struct target_past){0};
+    open_target();
+    WAIT(t.failures == 1);
+    assert_string_equal(t.reason, "the server's name is still being looked for");
+    target_close(t.target);
+    EVIL(A);
+    names_end();
+    while (names_waiting() > 0)
+        pause_ms(5);
+    names_hang(1);
+    t.failures = 0;
+    told_before();
+    open_up();
+    assert_int_equal(who(), 'a');
+}
+
+/* Law 4: when no name is found any more, a server with an address is. Who waits for a helper keeps
+ * his place, and is served in turn. */
+static void disks_with_names_do_not_hold_up_others(void **state)
+{
+    double since;
+
+    (void)state;
+    all_helpers_look_for_names();
     t.spec.connect_timeout_ms = SHORT_MS;
     EVIL(A);
     t.config.export_uris[0] = A->uri;
@@ -637,14 +706,33 @@ static void disks_with_names_do_not_hold_up_others(void **state)
     target_close(t.target);
     t.target = NULL;
     t.up = false;
+    server_stop(A);
+    EVIL(A, "--fault", "silent");
     t.config.export_uris[0] = named;
     open_target();
     rest_ms(3 * SHORT_MS);
     assert_int_equal(t.failures, 0);
-    for (unsigned i = 0; i < LIMIT_CONNECT_THREADS; i++)
-        resolve_cancel(jobs[i]);
-    names_end();
+    since = now_s();
+    names_hang(1);
+    all_helpers_are_free();
     WAIT(t.failures == 1);
+    /* Its time begins with its turn. */
+    assert_non_null(strstr(t.reason, "does not answer the handshake"));
+    assert_true(now_s() - since >= SHORT_MS * .9 / 1000);
+}
+
+/* ... nor the paths of one disk. */
+static void nor_do_names_hold_up_the_path_behind(void **state)
+{
+    (void)state;
+    all_helpers_look_for_names();
+    paths(2);
+    t.config.export_uris[0] = named;
+    t.spec.connect_timeout_ms = SHORT_MS;
+    EVIL(B);
+    open_up();
+    assert_int_equal(who(), 'b');
+    all_helpers_are_free();
 }
 
 /* The pause before this session, after so many that did not last, and how many that makes with it.
@@ -1391,7 +1479,10 @@ int main(int argc, char **argv)
         SESSION(who_was_told_once_never_fails),
         SESSION(a_name_that_is_not_found_takes_no_longer_than_a_connect_may),
         SESSION(nor_does_one_that_is_not_found_again),
+        SESSION(a_name_is_what_is_no_address),
+        SESSION(nor_does_it_take_one_helper_after_the_other),
         SESSION(disks_with_names_do_not_hold_up_others),
+        SESSION(nor_do_names_hold_up_the_path_behind),
         SESSION(a_server_that_serves_nobody_is_left_alone_for_longer_and_longer),
         SESSION(as_many_connections_as_are_wanted_and_allowed),
         SESSION(the_loss_of_one_connection_is_the_loss_of_all),
