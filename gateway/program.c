@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -211,21 +212,19 @@ static int wait_for_end(struct run *run)
 /* Is it a process of that group, and not one that is dead and that nobody has reaped? */
 static bool lives_in(const char *pid, pid_t group)
 {
-    char path[64], text[512];
-    const char *rest;
-    char state = 'Z';
-    int of = 0;
+    char path[64], text[512] = "", *rest;
     FILE *in;
 
     snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
     in = fopen(path, "re");
     if (!in)
         return false;
-    if (fgets(text, sizeof text, in) && (rest = strrchr(text, ')')) &&
-        sscanf(rest, ") %c %*d %d", &state, &of) != 2)
-        of = 0;
+    rest = fgets(text, sizeof text, in) ? strrchr(text, ')') : NULL; /* ") S PARENT GROUP ..." */
     fclose(in);
-    return of == group && state != 'Z' && state != 'X';
+    if (!rest || strlen(rest) < 4 || rest[2] == 'Z' || rest[2] == 'X')
+        return false;
+    (void)strtol(rest + 3, &rest, 10);
+    return strtol(rest, NULL, 10) == group;
 }
 
 /* By /proc only if there may be some: kill() counts the dead ones, too. */
