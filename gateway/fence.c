@@ -28,7 +28,7 @@ enum variable { ENV_PATH, ENV_DISK, ENV_EXPORT, ENV_ENDPOINT, ENV_COUNT };
 /* A disk's program that was killed and does not go away, all or some of it. */
 struct leftover {
     struct list link;
-    pid_t pid; /* as program_is_gone knows it */
+    pid_t pid; /* for program_is_gone */
     unsigned path;
     char name[]; /* of the disk */
 };
@@ -123,22 +123,37 @@ static bool is_cancelled(void *arg)
     return cancelled;
 }
 
-/* What is left over of that path's last program, by its number; 0: nothing. Forgets what has gone.
- */
-static pid_t find_leftover(const char *name, unsigned path)
+/* With crew.lock held. */
+static struct leftover *take_leftover(const char *name, unsigned path)
 {
-    pid_t found = 0;
-
-    pthread_mutex_lock(&crew.lock);
     list_each_safe (node, &crew.leftovers) {
         struct leftover *leftover = container_of(node, struct leftover, link);
 
-        if (program_is_gone(&leftover->pid)) {
-            list_remove(&leftover->link);
-            free(leftover);
-        } else if (leftover->path == path && strcmp(leftover->name, name) == 0) {
-            found = leftover->pid < 0 ? -leftover->pid : leftover->pid;
+        if (leftover->path == path && strcmp(leftover->name, name) == 0) {
+            list_remove(node);
+            return leftover;
         }
+    }
+    return NULL;
+}
+
+/* What is left over of that path's last program, by its number; 0: nothing. Forgets what has gone.
+ * Looks without the lock, which loops take. */
+static pid_t find_leftover(const char *name, unsigned path)
+{
+    struct leftover *leftover;
+    pid_t found = 0;
+
+    pthread_mutex_lock(&crew.lock);
+    while (found == 0 && (leftover = take_leftover(name, path))) {
+        pthread_mutex_unlock(&crew.lock);
+        if (program_is_gone(leftover->pid))
+            free(leftover);
+        else
+            found = leftover->pid;
+        pthread_mutex_lock(&crew.lock);
+        if (found > 0)
+            list_append(&crew.leftovers, &leftover->link);
     }
     pthread_mutex_unlock(&crew.lock);
     return found;
@@ -154,7 +169,7 @@ static void keep_leftover(struct fence *fence, pid_t pid)
     list_append(&crew.leftovers, &leftover->link);
     pthread_mutex_unlock(&crew.lock);
     log_warning(fence->name, "fence: process %d was killed, and not all of its group goes away",
-                (int)(pid < 0 ? -pid : pid));
+                (int)pid);
 }
 
 static void run(struct fence *fence)
@@ -177,7 +192,7 @@ static void run(struct fence *fence)
     fence->error = program_run(&program, &left, fence->reason, sizeof fence->reason);
     if (fence->lines_left_out > 0)
         log_info(fence->name, "fence: %u lines were left out", fence->lines_left_out);
-    if (left != 0)
+    if (left > 0)
         keep_leftover(fence, left);
 }
 

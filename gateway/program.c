@@ -26,7 +26,8 @@ enum {
 struct run {
     const struct program *program;
     pid_t pid;
-    int output; /* the pipe's end; -1: nobody is at the other one */
+    int output;    /* the pipe's end; -1: nobody is at the other one */
+    siginfo_t end; /* how it ended, once it has */
     size_t line_bytes;
     char line[LINE_BYTES];
     char last[LAST_BYTES];
@@ -174,13 +175,12 @@ static int start(struct run *run)
 }
 
 /* It stays a zombie, which keeps its number, and so its group's, from meaning a stranger. */
-static int has_ended(const struct run *run)
+static int has_ended(pid_t pid, siginfo_t *ret_end)
 {
-    siginfo_t info = {0};
-
-    if (waitid(P_PID, (id_t)run->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
+    *ret_end = (siginfo_t){0};
+    if (waitid(P_PID, (id_t)pid, ret_end, WEXITED | WNOHANG | WNOWAIT) < 0)
         return errno == EINTR ? 0 : -errno;
-    return info.si_pid == run->pid;
+    return ret_end->si_pid == pid;
 }
 
 static void look_later(const struct run *run)
@@ -196,7 +196,7 @@ static int wait_for_end(struct run *run)
     const uint64_t deadline_ms = now_ms() + run->program->timeout_ms;
 
     for (;;) {
-        int ended = has_ended(run);
+        int ended = has_ended(run->pid, &run->end);
 
         read_output(run); /* after the question: all that it said before its end */
         if (ended != 0)
@@ -212,22 +212,27 @@ static int wait_for_end(struct run *run)
 /* Is it a process of that group, and not one that is dead and that nobody has reaped? */
 static bool lives_in(const char *pid, pid_t group)
 {
+    enum { GROUP = 5, THREADS = 20, FIELDS }; /* proc(5) */
     char path[64], text[512] = "", *rest;
+    long field[FIELDS] = {0};
     FILE *in;
+    bool dead;
 
     snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
     in = fopen(path, "re");
     if (!in)
-        return false;
-    rest = fgets(text, sizeof text, in) ? strrchr(text, ')') : NULL; /* ") S PARENT GROUP ..." */
+        return errno != ENOENT && errno != ESRCH; /* if it cannot be known: yes */
+    rest = fgets(text, sizeof text, in) ? strrchr(text, ')') : NULL;
     fclose(in);
-    if (!rest || strlen(rest) < 4 || rest[2] == 'Z' || rest[2] == 'X')
+    if (!rest || strlen(rest) < 4)
         return false;
-    (void)strtol(rest + 3, &rest, 10);
-    return strtol(rest, NULL, 10) == group;
+    dead = rest[2] == 'Z' || rest[2] == 'X'; /* of several threads only the first, perhaps */
+    rest += 3;
+    for (unsigned i = GROUP - 1; i < FIELDS; i++)
+        field[i] = strtol(rest, &rest, 10);
+    return field[GROUP] == group && (!dead || field[THREADS] > 1);
 }
 
-/* By /proc only if there may be some: kill() counts the dead ones, too. */
 static bool group_lives(pid_t group)
 {
     const struct dirent *entry;
@@ -238,7 +243,7 @@ static bool group_lives(pid_t group)
         return false;
     processes = opendir("/proc");
     if (!processes)
-        return false;
+        return true;
     while (!lives && (entry = readdir(processes)))
         lives =
             entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && lives_in(entry->d_name, group);
@@ -246,36 +251,37 @@ static bool group_lives(pid_t group)
     return lives;
 }
 
-/* A process that is there, or -1 times the group of one that is gone, others of it not; 0: none. */
-static pid_t left_over(pid_t left, int *ret_status)
+/* Reaps it if nothing of it and its group lives. */
+static bool is_left(pid_t pid)
 {
-    pid_t got = left > 0 ? waitpid(left, ret_status, WNOHANG) : 0;
+    siginfo_t end;
 
-    if (left > 0 && (got == 0 || (got < 0 && errno == EINTR)))
-        return left;
-    left = left > 0 ? -left : left;
-    return group_lives(-left) ? left : 0;
+    if (has_ended(pid, &end) == 0 || group_lives(pid))
+        return true;
+    while (waitpid(pid, NULL, WNOHANG) < 0 && errno == EINTR)
+        ;
+    return false;
 }
 
-/* Kills what is left of the group, and takes the leader's status; returns what does not go. */
-static pid_t end(struct run *run, int *ret_status)
+/* Kills it and its group, and reaps it. False: not all of it goes away. */
+static bool end(struct run *run)
 {
     const uint64_t deadline_ms = now_ms() + LIMIT_FENCE_END_MS;
-    pid_t left = run->pid;
+    bool left;
 
     kill(-run->pid, SIGKILL);
     kill(run->pid, SIGKILL); /* it may have gone into another group */
     if (run->output >= 0)
         close(run->output);
     run->output = -1;
-    while ((left = left_over(left, ret_status)) != 0 && now_ms() < deadline_ms)
+    while ((left = is_left(run->pid)) && now_ms() < deadline_ms)
         look_later(run);
-    return left;
+    return !left;
 }
 
 /* -- what came of it ------------------------------------------------------------------------- */
 
-static int judge(const struct run *run, int err, int status, char *ret_reason, size_t reason_bytes)
+static int judge(const struct run *run, int err, char *ret_reason, size_t reason_bytes)
 {
     const char *name = run->program->argv[0];
     const char *colon = run->last[0] ? ": " : "";
@@ -285,12 +291,12 @@ static int judge(const struct run *run, int err, int status, char *ret_reason, s
                  name, run->program->timeout_ms, colon, run->last);
     else if (err < 0)
         snprintf(ret_reason, reason_bytes, "%.60s: %s", name, strerror(-err));
-    else if (WIFSIGNALED(status))
+    else if (run->end.si_code != CLD_EXITED)
         snprintf(ret_reason, reason_bytes, "%.60s was ended by signal %d%s%s", name,
-                 WTERMSIG(status), colon, run->last);
-    else if (WEXITSTATUS(status) != 0)
+                 run->end.si_status, colon, run->last);
+    else if (run->end.si_status != 0)
         snprintf(ret_reason, reason_bytes, "%.60s ended with status %d%s%s", name,
-                 WEXITSTATUS(status), colon, run->last);
+                 run->end.si_status, colon, run->last);
     else
         return 0;
     return err < 0 ? err : -EPROTO;
@@ -300,25 +306,22 @@ int program_run(const struct program *program, pid_t *ret_left, char *ret_reason
                 size_t reason_bytes)
 {
     struct run run = {.program = program, .output = -1};
-    int status = 0;
     int err = start(&run);
 
+    *ret_left = 0;
     if (err < 0) {
         snprintf(ret_reason, reason_bytes, "%.60s cannot be run: %s", program->argv[0],
                  strerror(-err));
-        *ret_left = 0;
         return err;
     }
     err = wait_for_end(&run);
-    *ret_left = end(&run, &status);
+    if (!end(&run))
+        *ret_left = run.pid;
     end_line(&run);
-    if (err == 0 && *ret_left > 0)
-        err = -EBUSY; /* it has ended, and cannot be reaped: no status */
-    return judge(&run, err, status, ret_reason, reason_bytes);
+    return judge(&run, err, ret_reason, reason_bytes);
 }
 
-bool program_is_gone(pid_t *left)
+bool program_is_gone(pid_t left)
 {
-    *left = left_over(*left, NULL);
-    return *left == 0;
+    return !is_left(left);
 }

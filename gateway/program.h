@@ -29,14 +29,14 @@ struct program {
 };
 
 /* 0: it ended with status 0. Else -errno and a reason, with the last thing that it said: -EPROTO
- * another status or a signal, -ETIMEDOUT, -ECANCELED, -EBUSY, or why it was not started. *ret_left
- * is what did not go away when it was killed (0: nothing), for program_is_gone. */
+ * another status or a signal, -ETIMEDOUT, -ECANCELED, or why it was not started. *ret_left is its
+ * number if it, or others of its group, did not go away when they were killed, for program_is_gone;
+ * 0: nothing is left. */
 int program_run(const struct program *program, pid_t *ret_left, char *ret_reason,
                 size_t reason_bytes);
 
-/* Whether it has gone at last: a process that waits for a dead disk cannot be killed. Does not
- * wait; *left is for the next question. Once this was true the number is no longer ours: ask no
- * more. */
-bool program_is_gone(pid_t *left);
+/* Whether all of it has gone at last: a process that waits for a dead disk cannot be killed. Does
+ * not wait, but reads /proc. Once this was true the number is no longer ours: ask no more. */
+bool program_is_gone(pid_t left);
 
 #endif

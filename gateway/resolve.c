@@ -34,6 +34,7 @@ struct resolve {
     char *uri, *tls_certificates, *tls_psk_file, *tls_username;
     /* Under hall.lock: */
     uint64_t begun_ms; /* 0: no helper has it yet */
+    bool searching;    /* for a name's address, perhaps: it cannot be interrupted */
     bool cancelled;
     bool finished; /* the helper is done with it */
     /* The helper's until finished: */
@@ -127,6 +128,13 @@ static bool is_cancelled(const struct resolve *resolve)
     return cancelled;
 }
 
+static void search_over(struct resolve *resolve)
+{
+    pthread_mutex_lock(&hall.lock);
+    resolve->searching = false;
+    pthread_mutex_unlock(&hall.lock);
+}
+
 static void connect_now(struct resolve *resolve)
 {
     uint64_t deadline_ms = resolve->begun_ms + resolve->timeout_ms, now, wait_ms;
@@ -134,6 +142,11 @@ static void connect_now(struct resolve *resolve)
 
     if (!nbd || configure(nbd, resolve) < 0 || nbd_aio_connect_uri(nbd, resolve->uri) < 0) {
         fail_by_libnbd(resolve, nbd);
+        return;
+    }
+    search_over(resolve);
+    if (now_ms() >= deadline_ms) {
+        fail(resolve, nbd, ETIMEDOUT, "its name was found too late");
         return;
     }
     while (nbd_aio_is_connecting(nbd)) {
@@ -172,10 +185,12 @@ static void *helper(void *arg)
 
         list_append(&crew->running, node);
         resolve->begun_ms = now_ms();
+        resolve->searching = resolve->kind == CREW_NAMES;
         pthread_mutex_unlock(&hall.lock);
         connect_now(resolve);
         pthread_mutex_lock(&hall.lock);
         list_remove(node);
+        resolve->searching = false;
         resolve->finished = true;
         if (resolve->cancelled)
             resolve_free(resolve);
@@ -232,24 +247,24 @@ bool resolve_by_name(const char *uri)
     return host[0] && inet_pton(AF_INET, host, &address) != 1;
 }
 
-/* With hall.lock held. A connect to an address ends by itself. */
-static bool is_older_than(const struct resolve *resolve, uint64_t age_ms)
+/* With hall.lock held. */
+static bool searches_longer_than(const struct resolve *resolve, uint64_t age_ms)
 {
-    return resolve->kind == CREW_NAMES && resolve->begun_ms > 0 && !resolve->finished &&
-           now_ms() - resolve->begun_ms >= age_ms;
+    return resolve->searching && now_ms() - resolve->begun_ms >= age_ms;
 }
 
 /* With hall.lock held. */
 static bool is_looked_for_in_vain(const char *uri)
 {
+    unsigned in_vain = 0;
+
     list_each_safe (node, &hall.crews[CREW_NAMES].running) {
         const struct resolve *other = container_of(node, struct resolve, link);
 
-        if (other->cancelled && is_older_than(other, other->timeout_ms) &&
-            strcmp(other->uri, uri) == 0)
-            return true;
+        in_vain += other->cancelled && searches_longer_than(other, other->timeout_ms) &&
+                   strcmp(other->uri, uri) == 0;
     }
-    return false;
+    return in_vain >= 2;
 }
 
 static int copy_string(const char *from, char **ret)
@@ -332,7 +347,7 @@ bool resolve_is_late(struct resolve *resolve)
     bool late;
 
     pthread_mutex_lock(&hall.lock);
-    late = is_older_than(resolve, resolve->timeout_ms + LIMIT_CONNECT_GRACE_MS);
+    late = searches_longer_than(resolve, resolve->timeout_ms + LIMIT_CONNECT_GRACE_MS);
     pthread_mutex_unlock(&hall.lock);
     return late;
 }

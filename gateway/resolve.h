@@ -9,8 +9,8 @@
  *
  * A job has timeout_ms from when a helper takes it up, but for getaddrinfo, which knows no deadline
  * and cannot be interrupted: its owner looks whether it is late, and cancels it. The helper of one
- * that was cancelled there is free when it returns; until then nothing is started for the same URI,
- * so that each has one helper at most that waits in vain. Others end in a moment.
+ * that was cancelled there is free when it returns. While two for the same URI are, no other is
+ * started, so that tries again do not take one helper after the other. Others end in a moment.
  *
  * Jobs whose URI has a host's name and those with an address have LIMIT_CONNECT_THREADS each at
  * once; further ones wait their turn: when no name is found any more, the disks with addresses do
@@ -29,7 +29,8 @@ struct nbd_handle;
 struct resolve;
 
 /* Starts a connect to disk's export by one of its paths (export_uris); `done` runs once, on
- * mailbox's thread, unless cancelled. -EBUSY: a cancelled one still looks for that URI's name. */
+ * mailbox's thread, unless cancelled. -EBUSY: two that were cancelled still look for that URI's
+ * name. */
 int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeout_ms,
                   struct mailbox *mailbox, void (*done)(void *arg), void *arg,
                   struct resolve **ret_resolve);

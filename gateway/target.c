@@ -435,16 +435,23 @@ static void on_first_leg(void *arg)
         attempt_done(target);
 }
 
-/* A helper looks for the name of this path's server, or would have to: is there one behind it that
- * can do without? */
+/* Is there a path whose server's name need not be looked for, while this one waits for that? */
 static bool may_pass_over(const struct target *target)
 {
     const struct config_disk *config = target->spec->config;
+    unsigned path = target->path;
+    unsigned others = config->export_count - 1; /* who was told once goes round for ever */
 
-    return target->paths_tried + 1 < config->export_count &&
-           resolve_waits(target->legs[0].resolve) &&
-           resolve_by_name(config->export_uris[target->path]) &&
-           !resolve_by_name(config->export_uris[path_behind(target, target->path)]);
+    if (!target->told)
+        others -= target->paths_tried;
+    if (!resolve_waits(target->legs[0].resolve) || !resolve_by_name(config->export_uris[path]))
+        return false;
+    while (others-- > 0) {
+        path = path_behind(target, path);
+        if (!resolve_by_name(config->export_uris[path]))
+            return true;
+    }
+    return false;
 }
 
 /* Without them the session is only narrower. */
@@ -470,16 +477,19 @@ static void on_late(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
     struct target *target = timer->data;
     struct resolve *first = target->legs[0].resolve;
+    bool over = first && may_pass_over(target);
     char reason[LIMIT_REASON_BYTES];
 
     (void)loop;
     (void)events;
     if (!first) {
         drop_late_legs(target);
-    } else if (resolve_is_late(first) || may_pass_over(target)) {
+    } else if (over || resolve_is_late(first)) {
         snprintf(reason, sizeof reason,
-                 "cannot connect to %.70s: its server's name was not found within %u ms",
-                 target->spec->config->export_uris[target->path], target->spec->connect_timeout_ms);
+                 "cannot connect to %.70s: its server's name was not %s %u ms",
+                 target->spec->config->export_uris[target->path],
+                 over ? "looked for, for want of threads, within" : "found within",
+                 target->spec->connect_timeout_ms);
         attempt_failed(target, reason);
     }
 }

@@ -83,7 +83,7 @@ enum limits {
     LIMIT_FENCE_END_MS = 1000,    /* for one that was killed to be gone */
     LIMIT_CLOSE_MS = 8000,        /* answer, drain, flush, disconnect: libxl waits 10 s for 6 */
     LIMIT_CLOSE_MARGIN_MS = 1000, /* of it: for xenstore, and for a busy host */
-    LIMIT_STOP_MS = 15000,        /* SIGTERM to exit, all disks; systemd waits 90 s */
+    LIMIT_STOP_MS = 15000,        /* SIGTERM to exit, all disks; blkgated.service waits for 30 s */
     LIMIT_UNCLAIMED_MS = 3000,    /* a vbd node still in state 1: no xen-blkback will claim it */
     LIMIT_XENSTORE_HEARTBEAT_MS = 5000, /* a dead xenstored is silent: ask it */
     LIMIT_XENSTORE_RETRY_MS = 1000,

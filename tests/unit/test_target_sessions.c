@@ -636,6 +636,8 @@ static void all_helpers_are_free(void)
     for (unsigned i = 0; i < LIMIT_CONNECT_THREADS; i++)
         resolve_cancel(jobs[i]);
     names_end();
+    while (names_waiting() > 0)
+        pause_ms(5);
 }
 
 static void a_name_is_what_is_no_address(void **state)
@@ -672,7 +674,7 @@ static void nor_does_it_take_one_helper_after_the_other(void **state)
     open_target();
     WAIT(strstr(t.refused, "the server's name is still being looked for"));
     rest_ms(4 * SHORT_MS);
-    assert_int_equal(names_waiting(), 1);
+    assert_int_equal(names_waiting(), 2);
     target_close(t.target); /* a new life of the disk finds it so, and says so */
     t.past = (struct target_past){0};
     open_target();
@@ -721,17 +723,38 @@ static void disks_with_names_do_not_hold_up_others(void **state)
     assert_true(now_s() - since >= SHORT_MS * .9 / 1000);
 }
 
-/* ... nor the paths of one disk. */
-static void nor_do_names_hold_up_the_path_behind(void **state)
+/* ... nor the paths of one disk: not at first, nor when the one with an address was tried before.
+ */
+static void nor_do_names_hold_up_another_path(void **state)
 {
     (void)state;
     all_helpers_look_for_names();
-    paths(2);
-    t.config.export_uris[0] = named;
+    paths(3);
+    t.config.export_uris[0] = t.config.export_uris[1] = named;
     t.spec.connect_timeout_ms = SHORT_MS;
-    EVIL(B);
+    EVIL(C);
     open_up();
-    assert_int_equal(who(), 'b');
+    assert_int_equal(who(), 'c');
+    target_close(t.target);
+    t.target = NULL;
+    t.up = false;
+    server_stop(C);
+    all_helpers_are_free();
+
+    EVIL(A);
+    names_hang(1);
+    paths(3);
+    t.config.export_uris[1] = named;
+    t.config.export_uris[0] = B->uri;
+    open_up();
+    assert_int_equal(who(), 'a');
+    all_helpers_look_for_names();
+    server_stop(A);
+    WAIT(strstr(t.refused, "for want of threads"));
+    assert_non_null(strstr(t.refused, "c.sock"));
+    EVIL(C);
+    WAIT(t.up);
+    assert_int_equal(who(), 'c');
     all_helpers_are_free();
 }
 
@@ -1482,7 +1505,7 @@ int main(int argc, char **argv)
         SESSION(a_name_is_what_is_no_address),
         SESSION(nor_does_it_take_one_helper_after_the_other),
         SESSION(disks_with_names_do_not_hold_up_others),
-        SESSION(nor_do_names_hold_up_the_path_behind),
+        SESSION(nor_do_names_hold_up_another_path),
         SESSION(a_server_that_serves_nobody_is_left_alone_for_longer_and_longer),
         SESSION(as_many_connections_as_are_wanted_and_allowed),
         SESSION(the_loss_of_one_connection_is_the_loss_of_all),
