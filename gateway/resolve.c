@@ -25,7 +25,6 @@ enum crew_kind { CREW_NAMES, CREW_ADDRESSES, CREWS };
 /* A job is used by its owner and by a helper; whoever lets go last frees it. */
 struct resolve {
     struct list link; /* among those that wait for a helper, or that one has */
-    enum crew_kind kind;
     struct mailbox_item item;
     struct mailbox *mailbox;
     void (*done)(void *arg);
@@ -185,7 +184,7 @@ static void *helper(void *arg)
 
         list_append(&crew->running, node);
         resolve->begun_ms = now_ms();
-        resolve->searching = resolve->kind == CREW_NAMES;
+        resolve->searching = crew == &hall.crews[CREW_NAMES];
         pthread_mutex_unlock(&hall.lock);
         connect_now(resolve);
         pthread_mutex_lock(&hall.lock);
@@ -290,7 +289,6 @@ int resolve_start(const struct config_disk *disk, unsigned path, uint32_t timeou
     resolve->mailbox = mailbox;
     resolve->done = done;
     resolve->arg = arg;
-    resolve->kind = kind;
     resolve->timeout_ms = timeout_ms;
     if (copy_string(uri, &resolve->uri) < 0 ||
         copy_string(disk->tls_certificates, &resolve->tls_certificates) < 0 ||

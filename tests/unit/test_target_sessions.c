@@ -190,14 +190,6 @@ static void names_hang(unsigned found)
     pthread_mutex_unlock(&names.lock);
 }
 
-static void names_end(void)
-{
-    pthread_mutex_lock(&names.lock);
-    names.over = true;
-    pthread_cond_broadcast(&names.changed);
-    pthread_mutex_unlock(&names.lock);
-}
-
 static unsigned names_waiting(void)
 {
     unsigned waiting;
@@ -206,6 +198,17 @@ static unsigned names_waiting(void)
     waiting = names.waiting;
     pthread_mutex_unlock(&names.lock);
     return waiting;
+}
+
+/* Returns when nobody waits any more. */
+static void names_end(void)
+{
+    pthread_mutex_lock(&names.lock);
+    names.over = true;
+    pthread_cond_broadcast(&names.changed);
+    pthread_mutex_unlock(&names.lock);
+    while (names_waiting() > 0)
+        pause_ms(5);
 }
 
 /* -- a target, and what it says --------------------------------------------------------------- */
@@ -416,6 +419,13 @@ static void open_target(void)
                      0);
 }
 
+static void close_target(void)
+{
+    target_close(t.target);
+    t.target = NULL;
+    t.up = false;
+}
+
 static void open_up(void)
 {
     open_target();
@@ -548,9 +558,7 @@ static void the_first_session_is_any_path_or_fails_once(void **state)
     EVIL(C);
     open_up();
     assert_int_equal(who(), 'c');
-    target_close(t.target);
-    t.target = NULL;
-    t.up = false;
+    close_target();
     server_stop(C);
     open_target();
     WAIT(t.failures > 0);
@@ -608,12 +616,8 @@ static void nor_does_one_that_is_not_found_again(void **state)
         assert_int_equal(who(), 'a');
         assert_int_equal(target_connections(t.target), found);
         assert_int_equal(names_waiting(), 3 - found);
-        target_close(t.target);
-        t.target = NULL;
-        t.up = false;
+        close_target();
         names_end();
-        while (names_waiting() > 0)
-            pause_ms(5);
     }
 }
 
@@ -644,8 +648,6 @@ static void all_helpers_are_free(void)
     for (unsigned i = 0; i < LIMIT_CONNECT_THREADS; i++)
         resolve_cancel(jobs[i]);
     names_end();
-    while (names_waiting() > 0)
-        pause_ms(5);
 }
 
 static void a_name_is_what_is_no_address(void **state)
@@ -691,8 +693,6 @@ static void nor_does_it_take_one_helper_after_the_other(void **state)
     target_close(t.target);
     EVIL(A);
     names_end();
-    while (names_waiting() > 0)
-        pause_ms(5);
     names_hang(1);
     t.failures = 0;
     told_before();
@@ -713,9 +713,7 @@ static void disks_with_names_do_not_hold_up_others(void **state)
     t.config.export_uris[0] = A->uri;
     open_up();
     assert_int_equal(who(), 'a');
-    target_close(t.target);
-    t.target = NULL;
-    t.up = false;
+    close_target();
     server_stop(A);
     EVIL(A, "--fault", "silent");
     t.config.export_uris[0] = named;
@@ -743,9 +741,7 @@ static void nor_do_names_hold_up_another_path(void **state)
     EVIL(C);
     open_up();
     assert_int_equal(who(), 'c');
-    target_close(t.target);
-    t.target = NULL;
-    t.up = false;
+    close_target();
     server_stop(C);
     all_helpers_are_free();
 
@@ -1451,9 +1447,7 @@ static void a_quit_leaves_what_was_in_flight_and_nothing_else(void **state)
     LATE(A);
     open_up();
     assert_int_equal(target_quit(t.target), 0); /* nothing was */
-    target_close(t.target);
-    t.target = NULL;
-    t.up = false;
+    close_target();
     say(A, "hold");
     open_up();
     (void)do_write(0);
