@@ -612,8 +612,7 @@ static void start_probe(struct disk *disk, uint32_t probe)
         return;
     disk->probe = probe;
     if (err < 0)
-        log_warning(disk->name, "not resized: %s",
-                    err == -EBUSY ? "the server's name is still being looked for" : strerror(-err));
+        log_warning(disk->name, "not resized: %s", target_why_not(err));
 }
 
 static void step_order(struct disk *disk, const struct disk_order *order)

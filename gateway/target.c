@@ -494,7 +494,7 @@ static void on_late(struct ev_loop *loop, struct ev_timer *timer, int events)
     }
 }
 
-static const char *why_not_begun(int err)
+const char *target_why_not(int err)
 {
     return err == -EBUSY ? "the server's name is still being looked for" : strerror(-err);
 }
@@ -507,7 +507,7 @@ static void attempt_begin(struct target *target)
     target->connecting = true;
     err = leg_start(target, 0, on_first_leg);
     if (err < 0)
-        attempt_failed(target, why_not_begun(err));
+        attempt_failed(target, target_why_not(err));
 }
 
 static void on_retry(struct ev_loop *loop, struct ev_timer *timer, int events)
