@@ -45,7 +45,7 @@ struct command {
     uint64_t done_bytes;
     uint32_t chunk_bytes;
     uint32_t chunk_max_bytes; /* a longer chunk failed, for its length perhaps; 0: none did */
-    bool too_long;            /* ... with an error that does not pass */
+    uint32_t learnt_bytes;    /* ... and with an error that does not pass; 0: none */
     struct kept *kept;        /* a write's or discard's record, from the first sending on */
 };
 

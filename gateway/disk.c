@@ -728,8 +728,10 @@ int disk_create(struct disklink *link, struct disk **ret_disk)
     list_init(&disk->unread);
     list_init(&disk->reading);
     list_init(&disk->flushes);
+    list_init(&disk->again);
     list_init(&disk->ready);
     list_init(&disk->waiting);
+    list_init(&disk->pressed);
     list_init(&disk->haunted);
     list_init(&disk->resting);
     list_init(&disk->replied);

@@ -28,7 +28,7 @@
  * if it does so soon; the rest stays in the kept file for the next life
  *
  * Beside them, the session with the server (disk_session.c): DOWN, REPLAYING, UP. Requests start
- * when it is UP. A session that is lost puts everything that was sent back to PENDING: it is sent
+ * when it is UP. A session that is lost makes everything that was sent READY once more: it is sent
  * again, the same bytes, in the next one, after what had been answered and not flushed.
  *
  * Invariants:
@@ -45,8 +45,9 @@
  *     all is written again before the next one.
  *  5. Rings are mapped exactly from CONNECTED to the end of DRAINING, FLUSHING or SUSPENDING.
  *  6. The oldest request always gets its memory: where the slab has none, from the disk's own
- *     reserve; a write's, from the kept file's floor, after a flush. So every disk goes on, if only
- *     by one request at a time, whatever others hold.
+ *     reserve; a write's, from the kept file's floor, after a flush, and after those writes that
+ *     have some of it already (they are sent first). So every disk goes on, if only by one request
+ *     at a time, whatever others hold; and reads go on while a write waits for such room.
  *  7. What is answered OKAY and not flushed is a record in the kept file (law 5), stored before the
  *     answer; a write is sent from that file's bytes, and, once sent, from no other.
  *

@@ -286,6 +286,8 @@ static void came_back(struct disk *disk)
  * the server may have lost it with its cache, and it is not among what is replayed. */
 static void dissolve(struct disk *disk, struct command *command)
 {
+    struct list *first = command->op == BLKIF_WRITE ? &disk->again : &disk->ready;
+
     came_back(disk);
     list_each (node, &command->members) {
         struct request *member = container_of(node, struct request, work);
@@ -297,8 +299,8 @@ static void dissolve(struct disk *disk, struct command *command)
         if (command->op == BLKIF_DISCARD)
             member->done_bytes = command->done_bytes;
     }
-    list_splice(&command->members, &disk->ready);
-    list_splice(&disk->ready, &command->members);
+    list_splice(&command->members, first);
+    list_splice(first, &command->members);
     command_free(disk, command);
 }
 
@@ -456,6 +458,7 @@ void disk_commands_send(struct disk *disk)
             if (member->error != 0)
                 continue;
             queue_copied(member->queue, member, keep_data_at(disk->keep, member->data));
+            disk_drop_descriptors(disk, member); /* it may be long before it is answered */
             member->copied = true;
             member->state = REQUEST_SENT;
         }
@@ -518,8 +521,9 @@ static void failed(struct disk *disk, struct command *command, int error)
         dissolve(disk, command);
         target_give_up_session(disk->target, "it is shutting down");
     } else if (may_be_too_long(command, error)) {
-        command->too_long |= error != -ENOMEM; /* which it may have again for the next one */
         command->chunk_max_bytes = shorter(command->chunk_bytes);
+        if (error != -ENOMEM) /* which it may have again for the next one */
+            command->learnt_bytes = command->chunk_max_bytes;
         send(disk, command);
     } else if (command->unanswered > 1) {
         split(disk, command);
@@ -563,7 +567,7 @@ void disk_command_completed(struct disk *disk, struct command *command, int erro
     if (command->kept)
         kept_done(disk->keep, command->kept, disk->flush_kind != TARGET_FLUSH_COMMAND);
     /* All of it was good in shorter chunks, so it was their length: no more of the long ones. */
-    if (command->too_long)
-        target_learn_max(disk->target, trim, command->chunk_max_bytes);
+    if (command->learnt_bytes)
+        target_learn_max(disk->target, trim, command->learnt_bytes);
     reply_to_all(disk, command, 0, BLKIF_OKAY);
 }

@@ -84,11 +84,12 @@ struct disk {
     struct list unread;     /* indirect ones that wait for a buffer for their descriptors */
     struct list reading;    /* indirect ones whose descriptors come with this turn's copy */
     struct list flushes;    /* those that a flush is to be done for, by age */
-    struct list ready, waiting, haunted, resting; /* by their states */
-    struct list replied;                          /* to be answered in this turn */
-    struct plan plan;                             /* of up to LIMIT_PLAN_REQUESTS, the oldest */
-    uint32_t started_bytes;                       /* in this round */
-    size_t memory_bytes;                          /* of the slab: this disk's */
+    struct list again, ready, pressed; /* READY: see disk_turn.c */
+    struct list waiting, haunted, resting;
+    struct list replied;    /* to be answered in this turn */
+    struct plan plan;       /* of up to LIMIT_PLAN_REQUESTS, the oldest */
+    uint32_t started_bytes; /* in this round */
+    size_t memory_bytes;    /* of the slab: this disk's */
     uint8_t *reserve; /* with the rings: a page for descriptors, then data; the oldest request's */
 
     uint32_t command_count, commands_used; /* of `commands`, those that ever were */
@@ -165,6 +166,7 @@ void disk_on_rested(struct ev_loop *loop, struct ev_timer *timer, int events);
 void disk_take_last(struct disk *disk);
 void disk_fail_waiting(struct disk *disk, bool flushes_too);
 void disk_copy(struct disk *disk, struct request *request, enum grants_direction direction);
+void disk_drop_descriptors(struct disk *disk, struct request *request); /* twice is fine */
 void *disk_get_memory(struct disk *disk, bool oldest, size_t bytes, uint8_t *reserve);
 void disk_put_memory(struct disk *disk, void *memory, size_t bytes, const uint8_t *reserve);
 

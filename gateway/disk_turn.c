@@ -4,12 +4,18 @@
  *
  * Every request that may start is in one of these lists, and is looked at once when it comes there:
  *
+ *      again     writes whose bytes are in the kept file already: sent before, or by an earlier
+ *                life. They need no memory, and others may wait for what they hold: they come first
+ *
  *      ready     in the order in which nothing older was in their way any more
  *      waiting   while the pipeline is full (merge.pipeline commands are at the server) a short
  *                request whose neighbour is at the server, or waits itself, waits too. What then
  *                comes beside it makes one command with it, which leaves when one at the server is
  *                done, whichever: the oldest first, one for each.
  *                With an idle server nothing waits; there is no timer.
+ *
+ *      pressed   writes for which the kept file has no room, in order: in each round the first is
+ *                tried, and the next if there was some. Reads pass them
  *
  *      haunted   until a lost session can do nothing any more (law 9)
  *
@@ -63,6 +69,11 @@ static void move(struct request *request, enum request_state state, struct list 
     list_append(list, &request->work);
 }
 
+static void make_ready(struct disk *disk, struct request *request)
+{
+    move(request, REQUEST_READY, request->copied ? &disk->again : &disk->ready);
+}
+
 /* Its turn has come, if nothing older is in its way: but not before its flush is done. */
 static void consider(struct disk *disk, struct request *request)
 {
@@ -70,7 +81,7 @@ static void consider(struct disk *disk, struct request *request)
 
     if (request->state == REQUEST_PENDING && request->plan.planned && request->plan.blockers == 0 &&
         !flush_first)
-        move(request, REQUEST_READY, &disk->ready);
+        make_ready(disk, request);
 }
 
 static void on_freed(void *arg, struct plan_item *item)
@@ -226,11 +237,15 @@ int disk_request_readopted(struct disk *disk, struct request *request,
     return 0;
 }
 
+/* A discard's record is its own, and of one of its chunks. */
 static void leave_record(struct disk *disk, struct request *request)
 {
+    struct kept *kept = request->kept;
+
     list_remove(&request->kept_link);
-    request->twin = request->kept->id;
-    kept_release(disk->keep, request->kept, (uint32_t)request->length_bytes);
+    request->twin = kept->id;
+    kept_release(disk->keep, kept,
+                 kept->kind == JOURNAL_TRIM ? kept->length_bytes : (uint32_t)request->length_bytes);
     request->kept = NULL;
 }
 
@@ -439,7 +454,7 @@ void disk_unhaunt(struct disk *disk)
     struct request *request;
 
     while ((request = first_of(&disk->haunted)))
-        move(request, REQUEST_READY, &disk->ready);
+        make_ready(disk, request);
 }
 
 /* Can all go that were sent together once? The last of them to be ready takes the others along. */
@@ -478,18 +493,36 @@ static bool waits_for_neighbours(const struct disk *disk, const struct request *
            (is_under_way(request, run->before) || is_under_way(request, run->behind));
 }
 
+/* The first of those that come next. `room`: the kept file had some for all that were tried. */
+static struct request *first_to_look_at(struct disk *disk, bool full, bool room)
+{
+    struct request *request = first_of(&disk->again);
+
+    if (!request && room)
+        request = first_of(&disk->pressed);
+    if (!request && !full)
+        request = first_of(&disk->waiting);
+    return request ? request : first_of(&disk->ready);
+}
+
+static bool needs_room(const struct request *request)
+{
+    return request_writes_data(request) && !request->copied;
+}
+
 /* The next one to start, which stays in its list, with those beside it. NULL: none, now. */
-static struct request *next_to_start(struct disk *disk, struct plan_run *ret_run)
+static struct request *next_to_start(struct disk *disk, bool room, struct plan_run *ret_run)
 {
     bool full = pipeline_is_full(disk);
     struct request *request;
 
-    while ((request = full ? NULL : first_of(&disk->waiting)) ||
-           (request = first_of(&disk->ready))) {
+    while ((request = first_to_look_at(disk, full, room))) {
         if (is_haunted(disk, request)) {
             move(request, REQUEST_HAUNTED, &disk->haunted);
         } else if (!is_complete(request)) {
             list_remove(&request->work);
+        } else if (!room && needs_room(request)) {
+            move(request, REQUEST_READY, &disk->pressed);
         } else {
             disk_gather(disk, request, ret_run);
             if (!full || !waits_for_neighbours(disk, request, ret_run))
@@ -508,7 +541,8 @@ static bool may_start(struct disk *disk)
         return false;
     if (disk->started_bytes < LIMIT_ROUND_BYTES)
         return true;
-    if (!list_empty(&disk->ready) || !list_empty(&disk->waiting))
+    if (!list_empty(&disk->again) || !list_empty(&disk->ready) || !list_empty(&disk->waiting) ||
+        !list_empty(&disk->pressed))
         disk_activate(disk);
     return false;
 }
@@ -530,15 +564,19 @@ static void start_commands(struct disk *disk)
 {
     struct request *request;
     struct plan_run run;
+    bool room = true;
 
     disk->started_bytes = 0;
-    while (may_start(disk) && (request = next_to_start(disk, &run))) {
+    while (may_start(disk) && (request = next_to_start(disk, room, &run))) {
         if (disk_command_start(disk, request, &run))
             continue;
-        if (request_writes_data(request))
-            disk_flush_by_itself(disk); /* then there is room again */
+        if (!needs_room(request)) {
+            start_oldest(disk);
+            return;
+        }
+        disk_flush_by_itself(disk); /* then there is some again */
         start_oldest(disk);
-        return;
+        room = false;
     }
 }
 
@@ -581,7 +619,7 @@ void disk_on_rested(struct ev_loop *loop, struct ev_timer *timer, int events)
     (void)loop;
     (void)events;
     while ((request = first_of(&disk->resting)))
-        move(request, REQUEST_READY, &disk->ready);
+        make_ready(disk, request);
     disk_activate(disk);
 }
 
@@ -622,13 +660,23 @@ static void let_go_of_record(struct disk *disk, struct request *request)
         keep_drop(disk->keep, request->data, request->length_bytes);
 }
 
+void disk_drop_descriptors(struct disk *disk, struct request *request)
+{
+    if (!request->descriptors)
+        return;
+    disk_put_memory(disk, request->descriptors, LIMIT_PAGE_BYTES, disk->reserve);
+    disk->descriptors_count--;
+    request->descriptors = NULL;
+    request->segs = NULL;
+    if (!list_empty(&disk->unread)) /* there is room for another one's */
+        disk_activate(disk);
+}
+
 static void free_memory(struct disk *disk, struct request *request)
 {
     disk_command_answered(disk, request);
-    disk_put_memory(disk, request->descriptors, LIMIT_PAGE_BYTES, disk->reserve);
-    disk->descriptors_count -= request->descriptors != NULL;
+    disk_drop_descriptors(disk, request);
     request->data = NULL;
-    request->descriptors = NULL;
     request->segs = NULL;
 }
 

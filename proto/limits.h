@@ -31,7 +31,7 @@ enum limits {
     /* -- what one guest may use -------------------------------------------------------------- */
     LIMIT_QUEUES = 16,       /* rings of one disk; beyond a host's CPUs they bring nothing */
     LIMIT_DESCRIPTORS = 128, /* indirect requests of one disk whose descriptors are read (a page of
-                                the slab each): twice what can be at the server */
+                                the slab each): twice what a connection takes */
     LIMIT_RESERVE_BYTES = (LIMIT_SEGMENTS + 1) * LIMIT_PAGE_BYTES, /* of each disk: the longest
                                  request and its descriptors; touched only when the slab is empty */
     LIMIT_RECORDS = 1 << 16,    /* of a kept file: 2 MiB, for 256 MiB of 4 KiB writes */

@@ -22,8 +22,8 @@
  *      shutdown=N      replies ESHUTDOWN
  * Faults of one kind of command:
  *      read-eio, write-eio, write-enospc, flush-eio   every such command fails
- *      bad-sector=N    reads and writes that touch sector N fail with EIO, a write after its data
- *                      up to there; several may be named
+ *      bad-sector=N    reads, writes and trims that touch sector N fail with EIO, the latter two
+ *                      after what is before it; several may be named
  *      too-long=N      commands of more than N bytes fail with EINVAL, as do reads and writes of
  *                      more than max-block; says "too long: N bytes" on stderr for each
  *      scarce=N        each N-th command fails with ENOMEM if it is of more than 64 KiB; says
@@ -129,8 +129,8 @@ static uint32_t execute(const struct wire_request *request, uint8_t *data)
     case CMD_TRIM:
         if (!trim || offset > size || length > size - offset)
             return EINVAL;
-        memset(image + offset, 0, length);
-        return 0;
+        memset(image + offset, 0, good_bytes(offset, length));
+        return good_bytes(offset, length) < length ? EIO : 0;
     case CMD_READ:
         if (read_eio || offset > size || length > size - offset)
             return EIO;

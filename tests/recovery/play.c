@@ -8,8 +8,10 @@
  *      connect                 to state 4
  *      publish; connected      its two halves: rings and state 3, without looking at the backend;
  *                              and what is left when that says 4. After reset: the same rings
- *      push OP SECTOR COUNT    read, write or flush; not waited for. At most 64 at a time
- *      slip OP SECTOR COUNT    the same, but its event is on its way yet
+ *      push OP SECTOR COUNT    read, write, discard or flush; not waited for. With more than 88
+ *                              sectors it is indirect, with more than 128 only a discard
+ *      pushes TIMES OP SECTOR COUNT    so many times, one behind the other on the disk
+ *      slip OP SECTOR COUNT    as push, but its event is on its way yet
  *      answers COUNT [STATUS]  so many come, all with that status (0)
  *      pending COUNT           so many are out
  *      quiet MS                no answer comes for so long
@@ -37,13 +39,23 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-enum { OPS = 64, PAGES = 4, SECTORS = 4096, WAIT_MS = 60000, LOOK_MS = 20, SOMEBODY = 0xee };
+enum {
+    RING_ORDER = 3,
+    OPS = 256, /* as many as the ring holds */
+    PAGES = 16,
+    SECTORS = 1 << 15,
+    WAIT_MS = 60000,
+    LOOK_MS = 20,
+    SOMEBODY = 0xee,
+};
 
 struct op {
     bool used, forgotten;
     struct front_request req;
+    struct front_segment segments[PAGES];
     uint64_t sector, count, stamp;
-    uint32_t frames, refs[PAGES];
+    uint32_t nr_pages, nr_frames; /* the last one may be of descriptors */
+    uint32_t frames, refs[PAGES + 1];
 };
 
 static struct tool_disk disk = {.vdev = "xvda", .devid = 51712};
@@ -90,31 +102,59 @@ static void fill(const struct op *op, bool with_stamp)
             sector_of(op, i)[w] = with_stamp ? op->stamp << 16 | w : UINT64_MAX - w;
 }
 
+static uint8_t operation(const struct op *op)
+{
+    return op->req.op == OP_INDIRECT ? op->req.inner_op : op->req.op;
+}
+
+static void add_pages(struct op *op)
+{
+    uint32_t i;
+
+    op->nr_frames = op->nr_pages + (op->nr_pages > GUEST_SEGMENTS_MAX);
+    op->frames = op->nr_frames ? guest_frames_alloc(guest, op->nr_frames) : 0;
+    fill(op, op->req.op == OP_WRITE);
+    for (i = 0; i < op->nr_frames; i++)
+        op->refs[i] = guest_grant(guest, op->frames + i, 0, op->req.op == OP_WRITE);
+    for (i = 0; i < op->nr_pages; i++) {
+        uint64_t left = op->count - i * 8;
+
+        op->segments[i].ref = op->refs[i];
+        op->segments[i].last = (uint8_t)(left < 8 ? left - 1 : 7);
+    }
+    op->req.nr_segments = (uint16_t)op->nr_pages;
+    if (op->nr_frames == op->nr_pages) {
+        memcpy(op->req.segments, op->segments, sizeof(op->req.segments));
+        return;
+    }
+    op->req.inner_op = op->req.op;
+    op->req.op = OP_INDIRECT;
+    op->req.indirect_refs[0] = op->refs[op->nr_pages];
+    for (i = 0; i < op->nr_pages; i++)
+        guest_abi_indirect(guest_page(guest, op->frames + op->nr_pages), i, &op->segments[i]);
+}
+
 static int push(const char *what, uint64_t sector, uint64_t count, bool with_event)
 {
-    static const char *const names[] = {"read", "write", "", "flush"};
+    static const char *const names[] = {"read", "write", "", "flush", "", "discard"};
     const uint64_t pages = (count * GUEST_SECTOR + GUEST_PAGE - 1) / GUEST_PAGE;
     struct op *op = ops;
-    uint64_t i;
     uint8_t which;
 
-    for (which = 0; which <= OP_FLUSH && strcmp(names[which], what) != 0; which++)
+    for (which = 0; which <= OP_DISCARD && strcmp(names[which], what) != 0; which++)
         ;
     while (op < ops + OPS && op->used)
         op++;
-    if (which > OP_FLUSH || op == ops + OPS || pages > PAGES || sector + count > SECTORS)
+    if (which > OP_DISCARD || op == ops + OPS || (pages > PAGES && which != OP_DISCARD) ||
+        sector + count > SECTORS)
         return fail("no such request: %s", what);
     *op = (struct op){.used = true, .sector = sector, .count = count, .stamp = ++nr_stamps};
     op->req = (struct front_request){.op = which, .sector = sector};
-    op->req.nr_segments = (uint16_t)pages;
-    op->frames = pages ? guest_frames_alloc(guest, (uint32_t)pages) : 0;
-    fill(op, which == OP_WRITE);
-    for (i = 0; i < pages; i++) {
-        uint64_t left = count - i * 8;
-
-        op->refs[i] = guest_grant(guest, op->frames + (uint32_t)i, 0, which == OP_WRITE);
-        op->req.segments[i].ref = op->refs[i];
-        op->req.segments[i].last = (uint8_t)(left < 8 ? left - 1 : 7);
+    if (which == OP_DISCARD) {
+        op->req.nr_sectors = count;
+    } else {
+        op->nr_pages = (uint32_t)pages;
+        add_pages(op);
     }
     if (front_push(&front, 0, &op->req))
         return fail("the ring is full");
@@ -122,6 +162,18 @@ static int push(const char *what, uint64_t sector, uint64_t count, bool with_eve
         front_publish(&front, 0);
     else
         front_slip(&front, 0);
+    return 0;
+}
+
+static int pushes(const char *line)
+{
+    uint64_t times = 0, sector = 0, count = 0;
+    char what[16] = "";
+
+    sscanf(line, "%*s %" SCNu64 " %15s %" SCNu64 " %" SCNu64, &times, what, &sector, &count);
+    for (; times > 0; times--, sector += count)
+        if (push(what, sector, count, true))
+            return -1;
     return 0;
 }
 
@@ -150,15 +202,17 @@ static int answer_take(const struct front_response *rsp, int status)
         return fail("an answer to nobody");
     if (rsp->status != status)
         err = fail("operation %u at %" PRIu64 " is answered %d", rsp->op, op->sector, rsp->status);
-    for (i = 0; op->req.op == OP_WRITE && i < op->count; i++)
+    for (i = 0; operation(op) == OP_WRITE && i < op->count; i++)
         model[op->sector + i] = rsp->status == RSP_OKAY ? op->stamp : 0;
-    if (!err && op->req.op == OP_READ && rsp->status == RSP_OKAY)
+    for (i = 0; operation(op) == OP_DISCARD && i < op->count; i++)
+        model[op->sector + i] = 0;
+    if (!err && operation(op) == OP_READ && rsp->status == RSP_OKAY)
         err = read_compare(op);
-    for (i = 0; i < op->req.nr_segments; i++)
+    for (i = 0; i < op->nr_frames; i++)
         if (!guest_revoke(guest, op->refs[i]))
             err = fail("an answered request's page is still mapped");
-    if (op->req.nr_segments)
-        guest_frames_free(guest, op->frames, op->req.nr_segments);
+    if (op->nr_frames)
+        guest_frames_free(guest, op->frames, op->nr_frames);
     op->used = false;
     return err;
 }
@@ -222,8 +276,9 @@ static int reset(void)
         if (!op->used)
             continue;
         op->forgotten = true;
-        memset(guest_page(guest, op->frames), SOMEBODY, op->count * GUEST_SECTOR);
-        for (i = 0; op->req.op == OP_WRITE && i < op->count; i++)
+        if (op->nr_pages)
+            memset(guest_page(guest, op->frames), SOMEBODY, op->count * GUEST_SECTOR);
+        for (i = 0; operation(op) == OP_WRITE && i < op->count; i++)
             model[op->sector + i] = 0;
     }
     return 0;
@@ -248,7 +303,7 @@ static int untouched(void)
     int err = 0;
 
     for (op = ops; op < ops + OPS && !err; op++) {
-        for (i = 0; op->forgotten && i < op->count && !err; i++) {
+        for (i = 0; op->forgotten && op->nr_pages && i < op->count && !err; i++) {
             req.sector = op->sector + i;
             if (!is_somebodys((uint8_t *)sector_of(op, i)))
                 err = fail("a page of the dead kernel's read was written");
@@ -409,6 +464,8 @@ static int command(char *line)
         sscanf(line, "%*s %*s %" SCNu64 " %" SCNu64, &a, &b);
         return push(word, a, b, *verb == 'p');
     }
+    if (strcmp(verb, "pushes") == 0)
+        return pushes(line);
     if (strcmp(verb, "answers") == 0)
         return answers((unsigned)a, *third ? atoi(third) : RSP_OKAY);
     if (strcmp(verb, "pending") == 0)
@@ -440,13 +497,14 @@ int main(int argc, char **argv)
     if (argc != 2)
         return 100;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    guest = guest_create((uint32_t)strtoul(argv[1], NULL, 10), 256 + OPS * PAGES);
+    guest = guest_create((uint32_t)strtoul(argv[1], NULL, 10), 256 + OPS * (PAGES + 1));
     if (!guest)
         return 111;
     disk.guest = front.guest = guest;
     front.disk = &disk;
     front.abi = guest_abi_find("x86_64");
     front.timeout_ms = WAIT_MS;
+    front.ring_order = RING_ORDER;
     setvbuf(stdout, NULL, _IOLBF, 0);
     while (fgets(line, sizeof(line), stdin)) {
         line[strcspn(line, "\n")] = '\0';
