@@ -14,7 +14,8 @@
  * is answered ERROR (law 4). They keep their age and their place in the plan all the while.
  *
  * What is longer than the server's largest command, or a discard longer than NBD's 32 bits, goes
- * out in chunks, one after the other: done_bytes is behind it, chunk_bytes at the server.
+ * out in chunks, one after the other: done_bytes is behind it, chunk_bytes at the server. A
+ * discard's record is of what was to be one chunk: it is done when all of that is, in however many.
  *
  * A disk has as many as can be at the server, and as many again for those that are being answered.
  */

@@ -286,6 +286,7 @@ static void came_back(struct disk *disk)
  * the server may have lost it with its cache, and it is not among what is replayed. */
 static void dissolve(struct disk *disk, struct command *command)
 {
+    const struct kept *kept = command->kept;
     struct list *first = command->op == BLKIF_WRITE ? &disk->again : &disk->ready;
 
     came_back(disk);
@@ -297,7 +298,8 @@ static void dissolve(struct disk *disk, struct command *command)
         if (command->op == BLKIF_READ)
             member->data = NULL;
         if (command->op == BLKIF_DISCARD)
-            member->done_bytes = command->done_bytes;
+            member->done_bytes =
+                kept ? kept->offset_bytes - command->offset_bytes : command->done_bytes;
     }
     list_splice(&command->members, first);
     list_splice(first, &command->members);
@@ -341,7 +343,8 @@ static void reply_to_all(struct disk *disk, struct command *command, int error,
 
 /* -- send ------------------------------------------------------------------------------------ */
 
-/* The record that a write has as a whole, a discard for each chunk. False: there is none now. */
+/* The record that a write has as a whole, a discard for what may be one chunk. False: there is none
+ * now. */
 static bool have_record(struct disk *disk, struct command *command, uint32_t chunk_bytes)
 {
     bool trim = command->op == BLKIF_DISCARD;
@@ -382,6 +385,14 @@ static int send_chunk(struct disk *disk, struct command *command)
     }
 }
 
+/* Of a discard, behind what is done. */
+static uint32_t record_left(const struct command *command)
+{
+    uint64_t end_bytes = command->kept->offset_bytes + command->kept->length_bytes;
+
+    return (uint32_t)(end_bytes - command->offset_bytes - command->done_bytes);
+}
+
 static uint32_t next_chunk(const struct disk *disk, const struct command *command)
 {
     uint64_t left_bytes = command->length_bytes - command->done_bytes;
@@ -391,9 +402,8 @@ static uint32_t next_chunk(const struct disk *disk, const struct command *comman
         chunk_bytes = command->chunk_max_bytes;
     if (chunk_bytes > left_bytes)
         chunk_bytes = (uint32_t)left_bytes;
-    /* A discard's record is of one chunk, which may have been a shorter one. */
-    if (command->op == BLKIF_DISCARD && command->kept && chunk_bytes > command->kept->length_bytes)
-        chunk_bytes = command->kept->length_bytes;
+    if (command->op == BLKIF_DISCARD && command->kept && chunk_bytes > record_left(command))
+        chunk_bytes = record_left(command);
     return chunk_bytes;
 }
 
@@ -472,14 +482,14 @@ void disk_commands_send(struct disk *disk)
 /* -- completions ----------------------------------------------------------------------------- */
 
 /* What the protocol lets a server say of a command that is too long for it. */
-static bool may_be_too_long(const struct command *command, int error)
+bool disk_may_be_too_long(uint32_t chunk_bytes, int error)
 {
     return (error == -EINVAL || error == -ENOMEM || error == -EOVERFLOW) &&
-           command->chunk_bytes > LIMIT_COMMAND_FLOOR_BYTES;
+           chunk_bytes > LIMIT_COMMAND_FLOOR_BYTES;
 }
 
 /* Half of what failed: whole pages, and one at least. */
-static uint32_t shorter(uint32_t chunk_bytes)
+uint32_t disk_shorter(uint32_t chunk_bytes)
 {
     uint32_t pages = chunk_bytes / 2 / LIMIT_COMMAND_FLOOR_BYTES;
 
@@ -520,8 +530,8 @@ static void failed(struct disk *disk, struct command *command, int error)
     if (error == -ESHUTDOWN) { /* the server is leaving: as good as gone */
         dissolve(disk, command);
         target_give_up_session(disk->target, "it is shutting down");
-    } else if (may_be_too_long(command, error)) {
-        command->chunk_max_bytes = shorter(command->chunk_bytes);
+    } else if (disk_may_be_too_long(command->chunk_bytes, error)) {
+        command->chunk_max_bytes = disk_shorter(command->chunk_bytes);
         if (error != -ENOMEM) /* which it may have again for the next one */
             command->learnt_bytes = command->chunk_max_bytes;
         send(disk, command);
@@ -535,8 +545,8 @@ static void failed(struct disk *disk, struct command *command, int error)
     }
 }
 
-/* A discard's chunk is a record of its own: one record could not hold all of it. */
-static void discard_chunk_done(struct disk *disk, struct command *command)
+/* A discard has a record for each of its parts: one could not hold all of it. */
+static void discard_part_done(struct disk *disk, struct command *command)
 {
     struct request *request = first_member(command);
 
@@ -557,8 +567,8 @@ void disk_command_completed(struct disk *disk, struct command *command, int erro
         return;
     }
     command->done_bytes += command->chunk_bytes;
-    if (trim)
-        discard_chunk_done(disk, command);
+    if (trim && record_left(command) == 0)
+        discard_part_done(disk, command);
     if (command->done_bytes < command->length_bytes) {
         send(disk, command);
         return;

@@ -39,10 +39,13 @@ enum disk_session {
     SESSION_UP,
 };
 
-/* A piece of a replay, at the server. */
+/* A piece of a replay, at the server; all of it, or as much as the server takes in one command. */
 struct replay_cmd {
     struct nbdcmd cmd;
-    struct kept *kept; /* NULL: not in use */
+    struct kept *kept;        /* NULL: not in use */
+    struct journal_part part; /* what is not done of it */
+    uint32_t chunk_bytes;     /* ... and at the server */
+    uint32_t chunk_max_bytes; /* a longer chunk failed, for its length perhaps */
 };
 
 struct disk {
@@ -183,5 +186,8 @@ void disk_command_completed(struct disk *disk, struct command *command, int erro
 /* One of its requests is answered. */
 void disk_command_answered(struct disk *disk, struct request *request);
 bool disk_is_quiet(const struct disk *disk); /* nothing is at the server */
+/* May that have failed for its length? And what is to be tried then. */
+bool disk_may_be_too_long(uint32_t chunk_bytes, int error);
+uint32_t disk_shorter(uint32_t chunk_bytes);
 
 #endif

@@ -138,38 +138,56 @@ static struct replay_cmd *free_replay(struct disk *disk)
     return NULL;
 }
 
+static void advance(struct journal_part *part, uint32_t bytes)
+{
+    part->offset_bytes += bytes;
+    part->data_at_bytes += bytes;
+    part->length_bytes -= bytes;
+}
+
+/* Sends the next chunk of it. False: the session is given up. */
+static bool send_chunk(struct disk *disk, struct replay_cmd *replay)
+{
+    const struct journal_part *part = &replay->part;
+    uint32_t bytes = replay->chunk_max_bytes;
+    int err;
+
+    if (bytes > part->length_bytes)
+        bytes = part->length_bytes;
+    replay->chunk_bytes = bytes;
+    kept_sent(disk->keep, replay->kept);
+    disk->replay_out++;
+    if (replay->kept->kind == JOURNAL_TRIM)
+        err = target_trim(disk->target, &replay->cmd, bytes, part->offset_bytes);
+    else
+        err = target_write(disk->target, &replay->cmd,
+                           journal_data(keep_journal(disk->keep), part->data_at_bytes), bytes,
+                           part->offset_bytes);
+    if (err == 0)
+        return true;
+    disk->replay_out--;
+    kept_returned(disk->keep, replay->kept);
+    replay->kept = NULL;
+    target_give_up_session(disk->target, strerror(-err));
+    return false;
+}
+
 /* Sends the next piece of the part at hand. False: not now. */
 static bool send_piece(struct disk *disk)
 {
-    struct journal_part *part = &disk->replay_part;
     struct kept *kept = disk->replay_kept;
-    bool trim = kept->kind == JOURNAL_TRIM;
-    uint32_t piece_bytes = target_command_max_bytes(disk->target, trim);
+    uint32_t max_bytes = target_command_max_bytes(disk->target, kept->kind == JOURNAL_TRIM);
     struct replay_cmd *replay = free_replay(disk);
-    int err;
 
     if (!replay || !target_has_room(disk->target, 0))
         return false;
-    if (piece_bytes > part->length_bytes)
-        piece_bytes = part->length_bytes;
-    kept_sent(disk->keep, kept);
-    if (trim)
-        err = target_trim(disk->target, &replay->cmd, piece_bytes, part->offset_bytes);
-    else
-        err = target_write(disk->target, &replay->cmd,
-                           journal_data(keep_journal(disk->keep), part->data_at_bytes), piece_bytes,
-                           part->offset_bytes);
-    if (err < 0) {
-        kept_returned(disk->keep, kept);
-        target_give_up_session(disk->target, strerror(-err));
-        return false;
-    }
     replay->kept = kept;
-    disk->replay_out++;
-    part->offset_bytes += piece_bytes;
-    part->data_at_bytes += piece_bytes;
-    part->length_bytes -= piece_bytes;
-    return true;
+    replay->part = disk->replay_part;
+    if (replay->part.length_bytes > max_bytes)
+        replay->part.length_bytes = max_bytes;
+    replay->chunk_max_bytes = max_bytes;
+    advance(&disk->replay_part, replay->part.length_bytes);
+    return send_chunk(disk, replay);
 }
 
 static void step_replaying(struct disk *disk)
@@ -190,18 +208,35 @@ static void step_replaying(struct disk *disk)
     disk_activate(disk);
 }
 
+/* This server, or this connection to it, may take less in one command than the one before. */
+static bool goes_on(struct disk *disk, struct replay_cmd *replay, int error)
+{
+    if (error != 0 && !disk_may_be_too_long(replay->chunk_bytes, error))
+        return false;
+    if (error != 0)
+        replay->chunk_max_bytes = disk_shorter(replay->chunk_bytes);
+    else
+        advance(&replay->part, replay->chunk_bytes);
+    if (replay->part.length_bytes == 0)
+        return false;
+    send_chunk(disk, replay);
+    return true;
+}
+
 static void replay_completed(struct disk *disk, struct replay_cmd *replay, int error)
 {
     struct kept *kept = replay->kept;
     char reason[LIMIT_REASON_BYTES];
 
-    replay->kept = NULL;
     disk->replay_out--;
     disk_activate(disk);
-    if (error == -ENOTCONN) /* still out: a ghost, when the loss is told */
-        return;
-    kept_returned(disk->keep, kept);
-    if (error == 0)
+    if (error != -ENOTCONN) { /* then it is still out: a ghost, when the loss is told */
+        kept_returned(disk->keep, kept);
+        if (goes_on(disk, replay, error))
+            return;
+    }
+    replay->kept = NULL;
+    if (error == 0 || error == -ENOTCONN)
         return;
     snprintf(reason, sizeof reason, "it failed a write that it had done before: %s",
              strerror(-error));

@@ -14,8 +14,8 @@
  *                done, whichever: the oldest first, one for each.
  *                With an idle server nothing waits; there is no timer.
  *
- *      pressed   writes for which the kept file has no room, in order: in each round the first is
- *                tried, and the next if there was some. Reads pass them
+ *      pressed   what writes or trims and finds no memory, or no record, in the kept file: in each
+ *                round the first is tried, and the next if there was some. Reads pass them
  *
  *      haunted   until a lost session can do nothing any more (law 9)
  *
@@ -505,9 +505,16 @@ static struct request *first_to_look_at(struct disk *disk, bool full, bool room)
     return request ? request : first_of(&disk->ready);
 }
 
+/* Memory for its data, or a record, or both. */
 static bool needs_room(const struct request *request)
 {
-    return request_writes_data(request) && !request->copied;
+    return request->plan.range.writes && !request->kept;
+}
+
+/* Who has his memory goes before those who may be waiting for it. */
+static void press(struct disk *disk, struct request *request)
+{
+    move(request, REQUEST_READY, request->copied ? disk->pressed.next : &disk->pressed);
 }
 
 /* The next one to start, which stays in its list, with those beside it. NULL: none, now. */
@@ -522,7 +529,7 @@ static struct request *next_to_start(struct disk *disk, bool room, struct plan_r
         } else if (!is_complete(request)) {
             list_remove(&request->work);
         } else if (!room && needs_room(request)) {
-            move(request, REQUEST_READY, &disk->pressed);
+            press(disk, request);
         } else {
             disk_gather(disk, request, ret_run);
             if (!full || !waits_for_neighbours(disk, request, ret_run))

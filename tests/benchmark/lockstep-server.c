@@ -29,6 +29,8 @@ struct server {
     int listener, fd;
     uint8_t *in, *out;
     size_t in_bytes;
+    bool holds_flushes, holds_one;
+    struct wire_request held;
     uint64_t commands, bytes;
 };
 
@@ -169,6 +171,11 @@ static size_t command_answer(struct server *server, const uint8_t *at, size_t by
     whole += type == CMD_WRITE ? length : 0;
     if (bytes < whole)
         return 0;
+    if (type == CMD_FLUSH && server->holds_flushes) { /* blkgated has one at a time */
+        server->held = request;
+        server->holds_one = true;
+        return whole;
+    }
     if (type == CMD_WRITE && checks && !bytes_hold(at + sizeof request, offset_bytes, length))
         lockstep_fail("wrong bytes were written at %llu", (unsigned long long)offset_bytes);
     if (type == CMD_READ && checks)
@@ -189,6 +196,19 @@ void server_answer_some(struct server *server, unsigned commands, bool checks)
         at += length;
     memmove(server->in, server->in + at, server->in_bytes - at);
     server->in_bytes -= at;
+}
+
+void server_hold_flushes(struct server *server)
+{
+    server->holds_flushes = true;
+}
+
+void server_release_flush(struct server *server)
+{
+    server->holds_flushes = false;
+    if (server->holds_one)
+        reply(server, &server->held, 0);
+    server->holds_one = false;
 }
 
 void server_answer(struct server *server, bool checks)

@@ -39,6 +39,9 @@ void server_ready(struct server *server);
 void server_answer(struct server *server, bool checks);
 /* The same, of the oldest so many. */
 void server_answer_some(struct server *server, unsigned commands, bool checks);
+/* Flushes from now on wait for the second of these, and are no commands before. */
+void server_hold_flushes(struct server *server);
+void server_release_flush(struct server *server);
 /* That were answered, ever. */
 uint64_t server_commands(const struct server *server);
 uint64_t server_bytes(const struct server *server);
