@@ -1,8 +1,10 @@
-"""counts.py OUT KEPT [--check | --keep]: counts.sh's table, its JSON file, and the comparison."""
+"""counts.py OUT KEPT [--check | --keep]: counts.sh's table, its JSON file, its plot, and the comparison."""
 import json
 import re
 import subprocess
 import sys
+
+import svg
 
 # What --check lets pass: a tenth more, and no less than this for a figure that is near zero.
 WORSE = 0.10
@@ -90,6 +92,22 @@ def goals_print(rows):
               + ("met" if is_now <= goal else "MISSED"))
 
 
+def plot(path, rows, where):
+    panels = []
+    for name in ("syscalls", "nbd_commands", "grant_copy_calls"):
+        goals = {(pattern, depth): goal for pattern, depth, measure, goal in GOALS if measure == name}
+        bars = []
+        for row in rows:
+            goal, value = goals.get((row["pattern"], row["depth"])), row[name]
+            bars.append(svg.Bar(f"{row['pattern']}, depth {row['depth']}", {
+                "ratio": value, "lo": value, "hi": value, "goal": goal,
+                "met": goal is None or value <= goal}, None))
+        panels.append((f"{TITLES[name]} for one request: further left is better", bars))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(svg.draw("What a guest's request costs blkgated, in lockstep", [
+            f"{where['compiler']}, {where['valgrind']}, libnbd {where['libnbd']}", "bars begin at one for each request; blue: the goal"], panels))
+
+
 def compare(rows, kept_path):
     """True if nothing is worse."""
     try:
@@ -123,6 +141,7 @@ def main():
         rows = [row_read(out, pattern, int(depth)) for pattern, depth in map(str.split, file)]
     with open(f"{out}/counts.json", "w") as file:
         json.dump({"with": versions(), "rows": rows}, file, indent=1)
+    plot(f"{out}/counts.svg", rows, versions())
     table_print(rows)
     goals_print(rows)
     if mode == "--keep":

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Suite: system calls, copies, NBD commands, instructions of a guest request: the same every time (1 min)
 #
-# counts.sh BUILD OUT [--check | --keep]: writes OUT/counts.json. --check: what is worse than in
+# counts.sh BUILD OUT [--check | --keep]: writes OUT/counts.json and counts.svg. --check: what is worse than in
 # tests/benchmark/counts.json fails; --keep: that file is made anew.
 #
 # Counted in lockstep (lockstep.c), and in the worker's turns only:

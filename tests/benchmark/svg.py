@@ -6,7 +6,7 @@ from html import escape
 LEFT, RIGHT, WIDTH = 430, 70, 960
 LINE, HEAD, GAP = 17, 44, 34
 MET, MISSED, GOAL, INK, FAINT = "#3a7d44", "#c06030", "#1f3a93", "#222222", "#dddddd"
-TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 class Bar:
