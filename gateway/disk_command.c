@@ -241,12 +241,14 @@ static bool begin(struct disk *disk, const struct plan_run *run)
     enlist(command, run, copy ? REQUEST_COPYING_OUT : REQUEST_SENT);
     disk->commands_out++;
     disk->came_back -= disk->came_back > 0;
+    if (!copy && !send(disk, command))
+        return false;
     if (command->op != BLKIF_DISCARD) {
         disk->started_bytes += (uint32_t)command->length_bytes;
         disk->home->started_bytes += command->length_bytes;
     }
     if (!copy)
-        return send(disk, command);
+        return true;
     divide_memory(disk, command);
     list_each (node, &command->members)
         disk_copy(disk, container_of(node, struct request, work), GRANTS_FROM_GUEST);

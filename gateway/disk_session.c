@@ -138,6 +138,13 @@ static struct replay_cmd *free_replay(struct disk *disk)
     return NULL;
 }
 
+/* Not UP by what is out coming back, before the loss is told: it never had all of it. */
+static void give_up_replay(struct disk *disk, const char *reason)
+{
+    disk->session = SESSION_DOWN;
+    target_give_up_session(disk->target, reason);
+}
+
 static void advance(struct journal_part *part, uint32_t bytes)
 {
     part->offset_bytes += bytes;
@@ -168,7 +175,7 @@ static bool send_chunk(struct disk *disk, struct replay_cmd *replay)
     disk->replay_out--;
     kept_returned(disk->keep, replay->kept);
     replay->kept = NULL;
-    target_give_up_session(disk->target, strerror(-err));
+    give_up_replay(disk, strerror(-err));
     return false;
 }
 
@@ -240,7 +247,7 @@ static void replay_completed(struct disk *disk, struct replay_cmd *replay, int e
         return;
     snprintf(reason, sizeof reason, "it failed a write that it had done before: %s",
              strerror(-error));
-    target_give_up_session(disk->target, reason);
+    give_up_replay(disk, reason);
 }
 
 /* -- flushes -- */

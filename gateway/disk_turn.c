@@ -14,8 +14,8 @@
  *                done, whichever: the oldest first, one for each.
  *                With an idle server nothing waits; there is no timer.
  *
- *      pressed   what writes or trims and finds no memory, or no record, in the kept file: in each
- *                round the first is tried, and the next if there was some. Reads pass them
+ *      pressed   what finds no record in the kept file, and behind it what finds no memory there:
+ * in each round the first is tried, and the next if there was room. Reads pass them
  *
  *      haunted   until a lost session can do nothing any more (law 9)
  *
@@ -493,32 +493,47 @@ static bool waits_for_neighbours(const struct disk *disk, const struct request *
            (is_under_way(request, run->before) || is_under_way(request, run->behind));
 }
 
-/* The first of those that come next. `room`: the kept file had some for all that were tried. */
-static struct request *first_to_look_at(struct disk *disk, bool full, bool room)
+/* Of the kept file, as far as those know that were tried in this round. */
+struct room {
+    bool memory, records;
+};
+
+static bool needs_memory(const struct request *request)
+{
+    return request_writes_data(request) && !request->copied;
+}
+
+static bool needs_record(const struct request *request)
+{
+    return request->plan.range.writes && !request->kept;
+}
+
+static bool finds_room(const struct request *request, const struct room *room)
+{
+    return (room->records || !needs_record(request)) && (room->memory || !needs_memory(request));
+}
+
+/* Who needs no memory goes before those who do, who may be waiting for his. */
+static void press(struct disk *disk, struct request *request)
+{
+    move(request, REQUEST_READY, needs_memory(request) ? &disk->pressed : disk->pressed.next);
+}
+
+/* The first of those that come next. */
+static struct request *first_to_look_at(struct disk *disk, bool full, const struct room *room)
 {
     struct request *request = first_of(&disk->again);
 
-    if (!request && room)
-        request = first_of(&disk->pressed);
+    if (!request && (request = first_of(&disk->pressed)) && !finds_room(request, room))
+        request = NULL; /* and so it is with those behind it */
     if (!request && !full)
         request = first_of(&disk->waiting);
     return request ? request : first_of(&disk->ready);
 }
 
-/* Memory for its data, or a record, or both. */
-static bool needs_room(const struct request *request)
-{
-    return request->plan.range.writes && !request->kept;
-}
-
-/* Who has his memory goes before those who may be waiting for it. */
-static void press(struct disk *disk, struct request *request)
-{
-    move(request, REQUEST_READY, request->copied ? disk->pressed.next : &disk->pressed);
-}
-
 /* The next one to start, which stays in its list, with those beside it. NULL: none, now. */
-static struct request *next_to_start(struct disk *disk, bool room, struct plan_run *ret_run)
+static struct request *next_to_start(struct disk *disk, const struct room *room,
+                                     struct plan_run *ret_run)
 {
     bool full = pipeline_is_full(disk);
     struct request *request;
@@ -528,7 +543,7 @@ static struct request *next_to_start(struct disk *disk, bool room, struct plan_r
             move(request, REQUEST_HAUNTED, &disk->haunted);
         } else if (!is_complete(request)) {
             list_remove(&request->work);
-        } else if (!room && needs_room(request)) {
+        } else if (!finds_room(request, room)) {
             press(disk, request);
         } else {
             disk_gather(disk, request, ret_run);
@@ -571,19 +586,22 @@ static void start_commands(struct disk *disk)
 {
     struct request *request;
     struct plan_run run;
-    bool room = true;
+    struct room room = {.memory = true, .records = true};
 
     disk->started_bytes = 0;
-    while (may_start(disk) && (request = next_to_start(disk, room, &run))) {
+    while (may_start(disk) && (request = next_to_start(disk, &room, &run))) {
         if (disk_command_start(disk, request, &run))
             continue;
-        if (!needs_room(request)) {
+        if (!needs_record(request)) {
             start_oldest(disk);
             return;
         }
+        if (needs_memory(request))
+            room.memory = false;
+        else
+            room.records = false;
         disk_flush_by_itself(disk); /* then there is some again */
         start_oldest(disk);
-        room = false;
     }
 }
 
