@@ -731,6 +731,7 @@ int disk_create(struct disklink *link, struct disk **ret_disk)
     list_init(&disk->again);
     list_init(&disk->ready);
     list_init(&disk->waiting);
+    list_init(&disk->unkept);
     list_init(&disk->pressed);
     list_init(&disk->haunted);
     list_init(&disk->resting);

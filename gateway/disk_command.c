@@ -228,6 +228,7 @@ static bool begin(struct disk *disk, const struct plan_run *run)
     const struct request *first = request_of(run->first);
     struct command *command = command_new(disk);
     bool copy = request_writes_data(first) && !first->copied;
+    uint32_t before = disk->came_back;
 
     command->op = request_writes_data(first) ? BLKIF_WRITE : (enum blkif_op)first->blkif.op;
     command->offset_bytes = first->plan.range.sector * LIMIT_SECTOR_BYTES;
@@ -241,8 +242,10 @@ static bool begin(struct disk *disk, const struct plan_run *run)
     enlist(command, run, copy ? REQUEST_COPYING_OUT : REQUEST_SENT);
     disk->commands_out++;
     disk->came_back -= disk->came_back > 0;
-    if (!copy && !send(disk, command))
+    if (!copy && !send(disk, command)) {
+        disk->came_back = before; /* it was not away */
         return false;
+    }
     if (command->op != BLKIF_DISCARD) {
         disk->started_bytes += (uint32_t)command->length_bytes;
         disk->home->started_bytes += command->length_bytes;

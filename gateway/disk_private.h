@@ -87,7 +87,7 @@ struct disk {
     struct list unread;     /* indirect ones that wait for a buffer for their descriptors */
     struct list reading;    /* indirect ones whose descriptors come with this turn's copy */
     struct list flushes;    /* those that a flush is to be done for, by age */
-    struct list again, ready, pressed; /* READY: see disk_turn.c */
+    struct list again, ready, unkept, pressed; /* READY: see disk_turn.c */
     struct list waiting, haunted, resting;
     struct list replied;    /* to be answered in this turn */
     struct plan plan;       /* of up to LIMIT_PLAN_REQUESTS, the oldest */

@@ -14,8 +14,10 @@
  *                done, whichever: the oldest first, one for each.
  *                With an idle server nothing waits; there is no timer.
  *
- *      pressed   what finds no record in the kept file, and behind it what finds no memory there:
- * in each round the first is tried, and the next if there was room. Reads pass them
+ *      unkept    what finds no record in the kept file, and
+ *      pressed   what finds no memory there, in order: in each round the first is tried, and the
+ *                next if there was room. Reads pass them; who needs no memory goes before those who
+ *                do, who may be waiting for his
  *
  *      haunted   until a lost session can do nothing any more (law 9)
  *
@@ -513,10 +515,9 @@ static bool finds_room(const struct request *request, const struct room *room)
     return (room->records || !needs_record(request)) && (room->memory || !needs_memory(request));
 }
 
-/* Who needs no memory goes before those who do, who may be waiting for his. */
-static void press(struct disk *disk, struct request *request)
+static void put_aside(struct disk *disk, struct request *request)
 {
-    move(request, REQUEST_READY, needs_memory(request) ? &disk->pressed : disk->pressed.next);
+    move(request, REQUEST_READY, needs_memory(request) ? &disk->pressed : &disk->unkept);
 }
 
 /* The first of those that come next. */
@@ -524,8 +525,10 @@ static struct request *first_to_look_at(struct disk *disk, bool full, const stru
 {
     struct request *request = first_of(&disk->again);
 
-    if (!request && (request = first_of(&disk->pressed)) && !finds_room(request, room))
-        request = NULL; /* and so it is with those behind it */
+    if (!request && room->records)
+        request = first_of(&disk->unkept);
+    if (!request && room->records && room->memory)
+        request = first_of(&disk->pressed);
     if (!request && !full)
         request = first_of(&disk->waiting);
     return request ? request : first_of(&disk->ready);
@@ -544,7 +547,7 @@ static struct request *next_to_start(struct disk *disk, const struct room *room,
         } else if (!is_complete(request)) {
             list_remove(&request->work);
         } else if (!finds_room(request, room)) {
-            press(disk, request);
+            put_aside(disk, request);
         } else {
             disk_gather(disk, request, ret_run);
             if (!full || !waits_for_neighbours(disk, request, ret_run))
@@ -564,7 +567,7 @@ static bool may_start(struct disk *disk)
     if (disk->started_bytes < LIMIT_ROUND_BYTES)
         return true;
     if (!list_empty(&disk->again) || !list_empty(&disk->ready) || !list_empty(&disk->waiting) ||
-        !list_empty(&disk->pressed))
+        !list_empty(&disk->unkept) || !list_empty(&disk->pressed))
         disk_activate(disk);
     return false;
 }

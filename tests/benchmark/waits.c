@@ -181,7 +181,9 @@ static void play_without_records(void)
     unsigned out = 0, writes = 0;
 
     server_hold_flushes(server);
-    while (writes < LIMIT_RECORDS_PER_DISK || out > 0) {
+    for (unsigned turn = 0; writes < LIMIT_RECORDS_PER_DISK || out > 0; turn++) {
+        if (turn > 4 * LIMIT_RECORDS_PER_DISK)
+            lockstep_fail("%u writes, with records left, are not answered", out);
         for (; out < FAR && writes < LIMIT_RECORDS_PER_DISK; out++, writes++)
             push_far(OP_WRITE, 2 + out);
         out -= answered();

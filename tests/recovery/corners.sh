@@ -77,6 +77,7 @@ corner 'a server that fails what it had done is none, for on-loss' 'on-loss = ho
 late_say $disk write=EIO
 server_restart $disk
 play 'be-is 5'
+grep -q 'op=write .*error=5' "$DIR/$disk.journal" || fail "$PLAYING: nothing was written again"
 late_say $disk
 play 'close; reopen; connect; read 0 8; write 8 8'
 
@@ -129,8 +130,8 @@ play 'answers 127; read 0 120; read 1000 56; read 12700 56'
 
 corner 'reads pass writes that wait for room' 'fence-time = 1s' 'on-error = retry'
 late_say $disk write=ENOSPC
-play 'pushes 80 write 1000 88; quiet 2500; push read 8 8; answers 1; push discard 20000 8; quiet 300'
-grep -q op=trim "$DIR/$disk.journal" || fail "$PLAYING: but discards, which need none, do not"
+play 'pushes 80 write 1000 88; quiet 2500; push read 8 8; answers 1; push discard 20000 8'
+wait_for 20 grep -q op=trim "$DIR/$disk.journal" || fail "$PLAYING: but discards, which need none, do not"
 late_say $disk
 play 'answers 81; read 1000 88; read 7952 88'
 sed -i '/^memory = 1M$/d' "$CONFIG"
