@@ -1,5 +1,5 @@
 #!/bin/bash
-# Suite: blkgated and xen-blkback with nbd.ko in one guest of a real, but emulated Xen (45 min; quick: 3)
+# Suite: blkgated and xen-blkback with nbd.ko in one guest of a real, but emulated Xen (15 min; quick: 3)
 #
 # xen.sh BUILD OUT [--quick]: boots the VM of tests/xen with its scenario bench, ten pairs a row (--quick: two,
 # of three rows); writes OUT/xen.json, xen.svg and xen.samples, one line for each single run. README.md says
