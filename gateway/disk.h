@@ -47,8 +47,8 @@
  *  6. The oldest request always gets its memory: where the slab has none, from the disk's own
  *     reserve; a write's, from the kept file's floor, after a flush, and after those writes that
  *     have some of it already (they are sent first). So every disk goes on, if only by one request
- *     at a time, whatever others hold; and reads go on while a write waits for such room,
- *     as far as the plan and the limit of descriptors reach.
+ *     at a time, whatever others hold; and reads go on while a write waits for such room, as far as
+ *     the plan and the limit of descriptors reach.
  *  7. What is answered OKAY and not flushed is a record in the kept file (law 5), stored before the
  *     answer; a write is sent from that file's bytes, and, once sent, from no other.
  *

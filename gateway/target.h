@@ -104,10 +104,10 @@ void target_give_up_session(struct target *target, const char *reason);
 /* Asks the server for the export's properties, by a connection beside: NBD has no notification, and
  * a connection keeps the size it began with. -EALREADY: a probe is under way. */
 int target_probe(struct target *target);
+void target_probe_drop(struct target *target);
 
 /* Why a connect was not begun. */
 const char *target_why_not(int err);
-void target_probe_drop(struct target *target);
 
 /* Ends the session in good order and begins a new one. Nothing may be in flight. */
 void target_renew(struct target *target);

@@ -105,7 +105,8 @@ def plot(path, rows, where):
         panels.append((f"{TITLES[name]} for one request: further left is better", bars))
     with open(path, "w", encoding="utf-8") as file:
         file.write(svg.draw("What a guest's request costs blkgated, in lockstep", [
-            f"{where['compiler']}, {where['valgrind']}, libnbd {where['libnbd']}", "bars begin at one for each request; blue: the goal"], panels))
+            f"{where['compiler']}, {where['valgrind']}, libnbd {where['libnbd']}",
+            "bars begin at one for each request; blue: the goal"], panels))
 
 
 def compare(rows, kept_path):
